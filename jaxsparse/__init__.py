@@ -1,0 +1,52 @@
+"""Sparse and Bayesian networks in JAX: pure mask transforms that wrap optax.
+
+>>> import jaxsparse as js, optax
+>>> tx = js.transforms.static(optax.adam(1e-3), sparsity=0.9, seed=0)
+"""
+
+import importlib
+
+__version__ = '0.1.0'
+
+# Loaded on first use: importing jaxsparse must not pay for plots or checkpoints.
+_ROOMS = (
+  'checkpoint',
+  'core',
+  'criteria',
+  'distributions',
+  'masks',
+  'plots',
+  'rules',
+  'schedules',
+  'summary',
+  'testing',
+  'training',
+  'transforms',
+)
+_NAMES = {
+  'Leaf': 'core',
+  'MaskRule': 'core',
+  'apply_masks': 'rules',
+  'get_masks': 'rules',
+  'init': 'rules',
+  'keep_sparse': 'rules',
+  'kernels': 'core',
+  'kernels_except': 'core',
+  'leaves_of': 'core',
+  'stacked': 'core',
+  'view': 'rules',
+}
+
+__all__ = tuple(sorted((*_ROOMS, *_NAMES, '__version__')))
+
+
+def __getattr__(name):
+  if name in _NAMES:
+    return getattr(importlib.import_module(f'jaxsparse.{_NAMES[name]}'), name)
+  if name in _ROOMS:
+    return importlib.import_module(f'jaxsparse.{name}')
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__():
+  return list(__all__)
