@@ -17,6 +17,7 @@ from jaxsparse.core._trees import (
   kept_weights,
   leaf_key,
   named_leaves,
+  named_subset,
 )
 from jaxsparse.core._types import (
   Criterion,
@@ -65,6 +66,7 @@ __all__ = (
   'mask_grads',
   'match',
   'named_leaves',
+  'named_subset',
   'prunable_leaves',
   'stacked',
   'zeros_grown',

@@ -38,6 +38,12 @@ def named_leaves(tree, is_leaf=None):
   return [_path_name(path) for path, _ in flat], [x for _, x in flat], treedef
 
 
+def named_subset(tree, names) -> dict:
+  """`{name: leaf}` of the leaves of a tree that have these names."""
+  found, leaves, _ = named_leaves(tree)
+  return {n: x for n, x in zip(found, leaves) if n in names}
+
+
 def as_key(seed) -> jax.Array:
   """A typed key from an int, an integer tracer or a typed key."""
   if jnp.issubdtype(getattr(seed, 'dtype', None), jax.dtypes.prng_key):

@@ -63,6 +63,10 @@ class Structure(Protocol):
     """The mask of the `num_kept` units with the largest scores."""
     ...
 
+  def count(self, leaf: _leaves.Leaf, mask) -> jax.Array:
+    """How many units a mask keeps, an int32 scalar."""
+    ...
+
   def survivors(self, leaf: _leaves.Leaf, scores, num_kept) -> jax.Array:
     """As `select`, for the units that a drop leaves alive before a growth."""
     ...
@@ -76,7 +80,7 @@ class Evidence(NamedTuple):
     updated_params: the same after it; None unless `decides_on_update`.
     grads: the unmasked gradients of the fields; None at init.
     masks: the current masks; None at init.
-    step: int32 scalar; None-free, 0 at init.
+    step: int32 scalar, 0 at init.
     key: this step's typed key; None for a rule without a seed.
   """
 

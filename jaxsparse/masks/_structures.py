@@ -1,0 +1,386 @@
+"""Structures: which weights are kept or removed together, and how many."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxsparse import core
+from jaxsparse.masks import _select
+
+_TOP_UINT32 = 2**32 - 1
+
+
+def lift(mask, scores):
+  """Puts what `mask` keeps above every other score: growth never removes it."""
+  top = _TOP_UINT32 if scores.dtype == jnp.uint32 else jnp.inf
+  return jnp.where(mask, jnp.asarray(top, scores.dtype), scores)
+
+
+def exclude(mask, scores):
+  """Puts what `mask` keeps below every finite score."""
+  bottom = 0 if scores.dtype == jnp.uint32 else -jnp.inf
+  return jnp.where(mask, jnp.asarray(bottom, scores.dtype), scores)
+
+
+def _split(num_kept, shape, slice_axes):
+  """Shares `num_kept` units over slices, the first ones get the remainder.
+
+  Returns an int32 array that has the slices' lengths along `slice_axes` and 1
+  elsewhere.
+  """
+  slices = tuple(n if a in slice_axes else 1 for a, n in enumerate(shape))
+  count = math.prod(slices)
+  num_kept = jnp.asarray(num_kept, jnp.int32)
+  index = jnp.arange(count, dtype=jnp.int32).reshape(slices)
+  return num_kept // count + (index < num_kept % count).astype(jnp.int32)
+
+
+def _select_units(scores, num_kept, slice_axes):
+  if not scores.size:
+    return jnp.zeros(scores.shape, bool)
+  unit_axes = tuple(a for a in range(scores.ndim) if a not in slice_axes)
+  return _select.top_k_mask(
+    scores, _split(num_kept, scores.shape, slice_axes), unit_axes
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Unstructured:
+  """Single weights, compared within the layer or within each output.
+
+  Args:
+    group: `'layer'` compares all weights of a layer; `'output'` keeps equally many
+      inputs for every output feature (constant fan-in), up to one.
+
+  Raises:
+    ValueError: another `group`.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js
+    >>> leaf = js.Leaf('kernel', (2, 3), in_axes=(0,), out_axes=(1,))
+    >>> scores = jnp.array([[3., 1., 5.], [2., 4., 0.]])
+    >>> js.masks.Unstructured().select(leaf, scores, 2).astype(int).tolist()
+    [[0, 0, 1], [0, 1, 0]]
+  """
+
+  group: str = 'layer'
+
+  def __post_init__(self):
+    if self.group not in ('layer', 'output'):
+      raise ValueError(f"group={self.group!r}: it must be 'layer' or 'output'.")
+
+  def num_units(self, leaf: core.Leaf) -> int:
+    """The number of weights."""
+    return leaf.size
+
+  def unit_size(self, leaf: core.Leaf) -> int:
+    """1."""
+    del leaf
+    return 1
+
+  def check(self, leaf: core.Leaf, sparsity: float) -> None:
+    """Refuses a leaf without output axes when outputs are to be compared."""
+    del sparsity
+    if self.group == 'output' and not leaf.out_axes:
+      raise ValueError(f"{leaf.name}: group='output' needs a leaf with out_axes.")
+
+  def select(self, leaf: core.Leaf, scores: jax.Array, num_kept) -> jax.Array:
+    """Keeps the `num_kept` largest scores.
+
+    Args:
+      leaf: the parameter.
+      scores: array of the leaf's shape, any float dtype or uint32; NaN ranks last.
+      num_kept: weights kept in the whole leaf, an int or a traced int32 scalar;
+        stacked layers (and outputs, if they are the group) share it equally.
+
+    Returns:
+      bool mask of the leaf's shape. Ties go by a hash of the flat index.
+    """
+    groups = leaf.out_axes if self.group == 'output' else ()
+    return _select_units(scores, num_kept, (*leaf.stack_axes, *groups))
+
+  def count(self, leaf: core.Leaf, mask: jax.Array) -> jax.Array:
+    """The number of weights that a mask keeps."""
+    del leaf
+    return core.count_true(mask)
+
+  def survivors(self, leaf: core.Leaf, scores: jax.Array, num_kept) -> jax.Array:
+    """Keeps the `num_kept` largest of each layer, whatever the group."""
+    return _select_units(scores, num_kept, leaf.stack_axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class NM:
+  """N of every M consecutive weights along the contracted axis.
+
+  While a schedule moves, the n of `select` is `ceil(num_kept / groups)`, so that a
+  gradual run goes through m:m, (m-1):m, ... n:m.
+
+  Args:
+    n: weights kept per group.
+    m: the length of a group.
+    axis: the axis along which weights are grouped; None for the last `in_axes`.
+
+  Raises:
+    ValueError: not `0 < n <= m`; by `check`: an axis that m does not divide, or a
+      sparsity other than `1 - n/m`.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js
+    >>> leaf = js.Leaf('kernel', (4, 1), in_axes=(0,), out_axes=(1,))
+    >>> scores = jnp.array([[.1], [.4], [.3], [.2]])
+    >>> js.masks.NM(2, 4).select(leaf, scores, 2)[:, 0].astype(int).tolist()
+    [0, 1, 1, 0]
+  """
+
+  n: int
+  m: int
+  axis: int | None = None
+
+  def __post_init__(self):
+    if not 0 < self.n <= self.m:
+      raise ValueError(f'NM(n={self.n}, m={self.m}): wanted 0 < n <= m.')
+
+  def _axis(self, leaf: core.Leaf) -> int:
+    if self.axis is None and not leaf.in_axes:
+      raise ValueError(f'{leaf.name}: NM needs in_axes, or axis=.')
+    return leaf.in_axes[-1] if self.axis is None else self.axis % len(leaf.shape)
+
+  def num_units(self, leaf: core.Leaf) -> int:
+    """The number of weights."""
+    return leaf.size
+
+  def unit_size(self, leaf: core.Leaf) -> int:
+    """1."""
+    del leaf
+    return 1
+
+  def check(self, leaf: core.Leaf, sparsity: float) -> None:
+    """Refuses what N:M cannot express, see the class."""
+    length = leaf.shape[self._axis(leaf)]
+    if length % self.m:
+      raise ValueError(
+        f'{leaf.name}: axis {self._axis(leaf)} of shape {leaf.shape} has length'
+        f' {length}, which groups of m={self.m} do not divide; leave the leaf out of'
+        ' prunable, or give another axis.'
+      )
+    if abs(sparsity - (1 - self.n / self.m)) > 1 / leaf.size:
+      raise ValueError(
+        f'{leaf.name}: NM({self.n}, {self.m}) has sparsity {1 - self.n / self.m:g},'
+        f' but {sparsity:g} was asked for; use that sparsity with'
+        ' distribution=js.distributions.uniform.'
+      )
+
+  def select(self, leaf: core.Leaf, scores: jax.Array, num_kept) -> jax.Array:
+    """Keeps the best `ceil(num_kept / groups)` of every group.
+
+    Args:
+      leaf: the parameter.
+      scores: array of the leaf's shape, any float dtype or uint32; NaN ranks last.
+      num_kept: weights kept in the whole leaf, int or traced int32 scalar.
+
+    Returns:
+      bool mask of the leaf's shape. Ties go by a hash of the flat index.
+    """
+    axis = self._axis(leaf)
+    grouped = (*leaf.shape[:axis], -1, self.m, *leaf.shape[axis + 1 :])
+    keys = _select.ordered_keys(scores).reshape(grouped)
+    ties = _select.hash_index(leaf.shape).reshape(grouped)
+    rank = jnp.zeros(keys.shape, jnp.int32)
+    # Groups are short: m comparisons with a neighbour each beat any sort.
+    for shift in range(1, self.m):
+      other_keys = jnp.roll(keys, shift, axis + 1)
+      other_ties = jnp.roll(ties, shift, axis + 1)
+      beaten = (other_keys > keys) | ((other_keys == keys) & (other_ties > ties))
+      rank += beaten.astype(jnp.int32)
+    groups = leaf.size // self.m
+    per_group = -(-jnp.asarray(num_kept, jnp.int32) // groups)
+    return (rank < per_group).reshape(leaf.shape)
+
+  def count(self, leaf: core.Leaf, mask: jax.Array) -> jax.Array:
+    """The number of weights that a mask keeps."""
+    del leaf
+    return core.count_true(mask)
+
+  def survivors(self, leaf: core.Leaf, scores: jax.Array, num_kept) -> jax.Array:
+    """Keeps the `num_kept` largest of each layer: a drop may empty a group."""
+    return _select_units(scores, num_kept, leaf.stack_axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+  """Rectangular blocks of weights.
+
+  The score of a block is the mean over its weights. Blocks at the edge of a shape
+  that the block does not divide are smaller, and count as one unit all the same.
+
+  Args:
+    shape: the lengths of a block along `axes`.
+    axes: which axes; None for (last input axis, last output axis), so that the
+      blocks of a convolution lie within one tap of its window.
+
+  Raises:
+    ValueError: a length below 1; by `check`: axes that a leaf does not have.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js
+    >>> leaf = js.Leaf('kernel', (2, 3), in_axes=(0,), out_axes=(1,))
+    >>> scores = jnp.array([[1., 1., 9.], [1., 1., 9.]])
+    >>> js.masks.Block((2, 2)).select(leaf, scores, 1).astype(int).tolist()
+    [[0, 0, 1], [0, 0, 1]]
+  """
+
+  shape: tuple[int, ...]
+  axes: tuple[int, ...] | None = None
+
+  def __post_init__(self):
+    if not self.shape or min(self.shape) < 1:
+      raise ValueError(f'Block(shape={self.shape}): wanted lengths of 1 or more.')
+    if self.axes is not None and len(self.axes) != len(self.shape):
+      raise ValueError(f'Block: shape={self.shape} and axes={self.axes} differ.')
+
+  def _lengths(self, leaf: core.Leaf) -> tuple[int, ...]:
+    """The block's length along every axis of the leaf."""
+    axes = self.axes
+    if axes is None:
+      if len(self.shape) != 2 or not (leaf.in_axes and leaf.out_axes):
+        raise ValueError(
+          f'{leaf.name}: Block(shape={self.shape}) needs axes=: without them a block'
+          ' is (input, output) of a leaf that has both.'
+        )
+      axes = (leaf.in_axes[-1], leaf.out_axes[-1])
+    lengths = [1] * len(leaf.shape)
+    for axis, length in zip(axes, self.shape):
+      if not -len(lengths) <= axis < len(lengths):
+        raise ValueError(f'{leaf.name}: Block axis {axis} is not in {leaf.shape}.')
+      lengths[axis] = length
+    return tuple(lengths)
+
+  def num_units(self, leaf: core.Leaf) -> int:
+    """The number of blocks."""
+    pairs = zip(leaf.shape, self._lengths(leaf))
+    return math.prod(-(-n // b) for n, b in pairs)
+
+  def unit_size(self, leaf: core.Leaf) -> int:
+    """The weights of a full block."""
+    return math.prod(self._lengths(leaf))
+
+  def check(self, leaf: core.Leaf, sparsity: float) -> None:
+    """Refuses a leaf without the axes of the block."""
+    del sparsity
+    self._lengths(leaf)
+
+  def select(self, leaf: core.Leaf, scores: jax.Array, num_kept) -> jax.Array:
+    """Keeps the `num_kept` blocks with the largest mean score.
+
+    Args:
+      leaf: the parameter.
+      scores: array of the leaf's shape, any float dtype or uint32; NaN ranks last.
+      num_kept: blocks kept in the whole leaf, int or traced int32 scalar.
+
+    Returns:
+      bool mask of the leaf's shape. Ties go by a hash of the block's flat index.
+    """
+    lengths = self._lengths(leaf)
+    unit_mask = _select_units(_block_means(scores, lengths), num_kept, leaf.stack_axes)
+    mask = unit_mask
+    for axis, length in enumerate(lengths):
+      mask = jnp.repeat(mask, length, axis)
+    return mask[tuple(slice(n) for n in leaf.shape)]
+
+  def count(self, leaf: core.Leaf, mask: jax.Array) -> jax.Array:
+    """The number of blocks that a mask keeps, each told by its first weight."""
+    corners = tuple(slice(None, None, b) for b in self._lengths(leaf))
+    return core.count_true(mask[corners])
+
+  def survivors(self, leaf: core.Leaf, scores: jax.Array, num_kept) -> jax.Array:
+    """The same as `select`."""
+    return self.select(leaf, scores, num_kept)
+
+
+def _block_means(scores, lengths):
+  """Means over blocks, each over the weights that it really has."""
+  scores = scores.astype(jnp.float32)
+  sizes = jnp.ones(scores.shape, jnp.float32)
+  padding = [(0, -n % b) for n, b in zip(scores.shape, lengths)]
+  split = []
+  for n, b in zip(scores.shape, lengths):
+    split += [-(-n // b), b]
+  within = tuple(range(1, len(split), 2))
+  total, count = (
+    jnp.sum(jnp.pad(x, padding).reshape(split), axis=within) for x in (scores, sizes)
+  )
+  return total / count
+
+
+@dataclasses.dataclass(frozen=True)
+class Channel:
+  """Whole slices along one axis, by default the output features.
+
+  The score of a channel is the mean over its weights; its mask is stored with one
+  bool per channel.
+
+  Args:
+    axis: the axis that enumerates channels; None for the last `out_axes`.
+
+  Raises:
+    ValueError: by `check`: a leaf without that axis.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js
+    >>> leaf = js.Leaf('kernel', (2, 3), in_axes=(0,), out_axes=(1,))
+    >>> scores = jnp.array([[1., 2., 3.], [1., 2., 3.]])
+    >>> js.masks.Channel().select(leaf, scores, 2).astype(int).tolist()
+    [[0, 1, 1]]
+  """
+
+  axis: int | None = None
+
+  def _axis(self, leaf: core.Leaf) -> int:
+    ndim = len(leaf.shape)
+    if self.axis is None and not leaf.out_axes:
+      raise ValueError(f'{leaf.name}: Channel needs out_axes, or axis=.')
+    axis = leaf.out_axes[-1] if self.axis is None else self.axis
+    if not -ndim <= axis < ndim or axis % ndim in leaf.stack_axes:
+      raise ValueError(f'{leaf.name}: Channel axis {axis} is not in {leaf.shape}.')
+    return axis % ndim
+
+  def num_units(self, leaf: core.Leaf) -> int:
+    """The number of channels, of all stacked layers together."""
+    return leaf.shape[self._axis(leaf)] * leaf.num_slices
+
+  def unit_size(self, leaf: core.Leaf) -> int:
+    """The weights of one channel."""
+    return leaf.size // self.num_units(leaf)
+
+  def check(self, leaf: core.Leaf, sparsity: float) -> None:
+    """Refuses a leaf without the channel axis."""
+    del sparsity
+    self._axis(leaf)
+
+  def select(self, leaf: core.Leaf, scores: jax.Array, num_kept) -> jax.Array:
+    """Keeps the `num_kept` channels with the largest mean score.
+
+    Args:
+      leaf: the parameter.
+      scores: array of the leaf's shape, any float dtype or uint32; NaN ranks last.
+      num_kept: channels kept in the whole leaf, int or traced int32 scalar.
+
+    Returns:
+      bool mask, broadcastable: length 1 along all axes but stacks and channels.
+    """
+    kept_axes = (*leaf.stack_axes, self._axis(leaf))
+    pooled = tuple(a for a in range(len(leaf.shape)) if a not in kept_axes)
+    means = jnp.mean(scores.astype(jnp.float32), axis=pooled, keepdims=True)
+    return _select_units(means, num_kept, leaf.stack_axes)
+
+  def count(self, leaf: core.Leaf, mask: jax.Array) -> jax.Array:
+    """The number of channels that a mask keeps."""
+    del leaf
+    return core.count_true(mask)
+
+  def survivors(self, leaf: core.Leaf, scores: jax.Array, num_kept) -> jax.Array:
+    """The same as `select`."""
+    return self.select(leaf, scores, num_kept)

@@ -1,0 +1,164 @@
+"""Reaching the masks from outside the wrapper."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsparse import core
+
+
+def _is_state(x):
+  return isinstance(x, core.KeepSparseState)
+
+
+def _states(opt_state):
+  found = [x for x in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(x)]
+  if not found:
+    raise ValueError(
+      'opt_state: no KeepSparseState in it; was the optimizer wrapped by a transform'
+      f' of jaxsparse? Got {type(opt_state).__name__}.'
+    )
+  return found
+
+
+def _is_node(x):
+  return isinstance(x, optax.MaskedNode) or hasattr(x, 'get_value')
+
+
+def _unwrap(x):
+  # nnx.Optimizer boxes every array of its state in a Variable.
+  return x.get_value() if hasattr(x, 'get_value') else x
+
+
+def get_masks(opt_state) -> core.Masks:
+  """The masks that an optimizer's state holds, wherever in it they are.
+
+  Args:
+    opt_state: the state of any optax transformation that contains a sparse
+      transform: in a chain, in `MultiSteps`, in several branches of
+      `optax.partition` (merged), in an `nnx.Optimizer`.
+
+  Returns:
+    A tree of bool arrays with the treedef of (one field of) the params; a scalar
+    True where nothing is pruned.
+
+  Raises:
+    ValueError: there is no sparse transform in it.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js, optax
+    >>> tx = js.transforms.static(optax.adam(1e-3), 0.5, seed=0)
+    >>> params, opt_state = js.init(tx, {'kernel': jnp.ones((4, 4))})
+    >>> int(js.get_masks(opt_state)['kernel'].sum())
+    8
+  """
+  trees = [jax.tree.map(_unwrap, s.masks, is_leaf=_is_node) for s in _states(opt_state)]
+  first = trees[0]
+  for other in trees[1:]:
+    first = jax.tree.map(_either, first, other, is_leaf=_is_node)
+  return jax.tree.map(
+    lambda m: jnp.ones((), bool) if isinstance(m, optax.MaskedNode) else m,
+    first,
+    is_leaf=_is_node,
+  )
+
+
+def _either(a, b):
+  return b if isinstance(a, optax.MaskedNode) else a
+
+
+def apply_masks(params: core.Params, opt_state) -> core.Params:
+  """Sets to exactly 0 every weight off the mask, and clears a NaN there.
+
+  For loops that call `tx.init` themselves (`TrainState.create`,
+  `nnx.Optimizer`), for loaded weights, and for averages (EMA, SWA).
+
+  Args:
+    params: the parameters, or an average of them.
+    opt_state: the state that holds the masks.
+
+  Returns:
+    The masked parameters, dtypes kept.
+
+  Raises:
+    ValueError: no sparse transform in the state, or another model's.
+  """
+  flat, treedef = jax.tree.flatten(params)
+  masks = jax.tree.leaves(get_masks(opt_state))
+  # A posterior holds several fields of one treedef that share the masks.
+  fields = len(flat) // max(len(masks), 1)
+  masks = masks * fields
+  fits = len(masks) == len(flat) and all(
+    jnp.broadcast_shapes(m.shape, p.shape) == p.shape
+    if m.ndim in (0, p.ndim)
+    else False
+    for m, p in zip(masks, flat)
+  )
+  if not fits:
+    raise ValueError(
+      f'params: {len(flat)} leaves do not fit the masks of {len(masks)} leaves; they'
+      ' belong to another model.'
+    )
+  return treedef.unflatten(list(map(_mask, masks, flat)))
+
+
+def _mask(mask, param):
+  return jnp.where(mask, param, jnp.zeros_like(param))
+
+
+def init(tx, params: core.Params, *, rescale: bool = False):
+  """Initialises an optimizer and makes the parameters sparse from the start.
+
+  Args:
+    tx: an optax transformation that contains a sparse transform.
+    params: the dense initial parameters.
+    rescale: whether to scale the kept weights of each output feature by
+      sqrt(fan_in / kept fan_in), so that the variance of its activation is that
+      of the dense layer (Evci et al. 2022, Gradient Flow in Sparse Neural
+      Networks, section 3).
+
+  Returns:
+    `(params, opt_state)`.
+
+  Raises:
+    ValueError: no sparse transform in `tx`.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js, optax
+    >>> tx = js.transforms.static(optax.sgd(0.1), 0.75, seed=0)
+    >>> params, opt_state = js.init(tx, {'kernel': jnp.ones((4, 4))})
+    >>> int((params['kernel'] != 0).sum())
+    4
+  """
+  opt_state = tx.init(params)
+  params = apply_masks(params, opt_state)
+  if not rescale:
+    return params, opt_state
+  masks = jax.tree.leaves(get_masks(opt_state))
+  leaves = list(core.leaves_of(params).values())
+  flat, treedef = jax.tree.flatten(params)
+  scaled = list(map(_to_sparse_fan_in, leaves, masks, flat))
+  return treedef.unflatten(scaled), opt_state
+
+
+def _to_sparse_fan_in(leaf, mask, param):
+  if not jnp.ndim(mask) or not leaf.out_axes:
+    return param
+  inputs = tuple(a for a in leaf.unit_axes if a not in leaf.out_axes)
+  kept = core.count_true(jnp.broadcast_to(mask, param.shape), inputs)
+  scale = jnp.sqrt(leaf.fan_in / jnp.maximum(kept, 1).astype(jnp.float32))
+  return param * scale.astype(param.dtype)
+
+
+def view(params: core.Params, opt_state) -> core.Params:
+  """What the model sees of the parameters: the identity for every rule of today.
+
+  Args:
+    params: the parameters.
+    opt_state: the state of the sparse transform.
+
+  Returns:
+    The tree to give to the model; differentiate at it.
+  """
+  del opt_state
+  return params

@@ -1,0 +1,207 @@
+"""The one wrapper that makes an optax optimizer keep a network sparse."""
+
+import functools
+import os
+import warnings
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsparse import core
+from jaxsparse.rules import _moments
+
+
+def spread(rule: core.MaskRule, masks, params):
+  """Repeats the masks of one field over all fields of the params.
+
+  Args:
+    rule: says what the fields are.
+    masks: a tree with the treedef of one field.
+    params: the whole parameters.
+
+  Returns:
+    A tree like `params`; a scalar True for leaves of no field.
+  """
+  treedef = jax.tree.structure(params)
+  # Fields are found by position: their trees are asked for with indices in place.
+  index = treedef.unflatten(list(range(treedef.num_leaves)))
+  full = [None] * treedef.num_leaves
+  for field in rule.fields(index):
+    for i, mask in zip(jax.tree.leaves(field), jax.tree.leaves(masks), strict=True):
+      full[i] = mask
+  return treedef.unflatten([jnp.ones((), bool) if m is None else m for m in full])
+
+
+def keep_sparse(
+  inner: optax.GradientTransformation,
+  rule: core.MaskRule,
+  when: core.When | None = None,
+  *,
+  seed=None,
+  skip_step: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+  """Wraps an optimizer so that its parameters stay sparse under a rule.
+
+  For every weight off the mask the update is `-param`, so that
+  `optax.apply_updates` leaves exactly 0 there. One update does, in this order:
+  gradients off the mask become 0; the inner optimizer steps, always, outside any
+  `lax.cond`; when `when(step)`, the rule decides on new masks; grown weights get
+  their starting value and fresh moments; what is off the mask is removed.
+
+  It must be the last to touch the update: scaling its output leaves weights off
+  the mask, which the next update reports with a `RuntimeWarning`. (That report is a host
+  callback, which keeps a program out of jax's persistent compilation cache; the
+  environment variable `JAXSPARSE_CHECK=off` removes it.)
+
+  Args:
+    inner: any optax optimizer, the whole chain.
+    rule: the method.
+    when: `step -> bool`, steps counted from 0; None for never.
+    seed: int, integer tracer or typed key, for rules that draw.
+    skip_step: whether an update of the masks replaces the optimizer's step: then
+      kept weights and their moments stay as they were, while step counts advance.
+
+  Returns:
+    An optax transformation with state `KeepSparseState`; extra arguments reach
+    the inner optimizer.
+
+  Raises:
+    ValueError: `update` without params.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js, optax
+    >>> masks = {'kernel': jnp.array([[True, False]])}
+    >>> rule = js.core.MaskRule(init=lambda evidence: (masks, None))
+    >>> tx = js.keep_sparse(optax.sgd(0.1), rule)
+    >>> params, state = js.init(tx, {'kernel': jnp.ones((1, 2))})
+    >>> updates, state = tx.update({'kernel': jnp.ones((1, 2))}, state, params)
+    >>> optax.apply_updates(params, updates)['kernel'].tolist()
+    [[0.8999999761581421, 0.0]]
+  """
+  inner = optax.with_extra_args_support(inner)
+
+  def init(params):
+    # A folded key is a new array: the state may be donated, the seed is the user's.
+    key = None if seed is None else jax.random.fold_in(core.as_key(seed), 0)
+    start = jnp.zeros((), jnp.int32)
+    evidence = core.Evidence(rule.fields(params), None, None, None, start, key)
+    masks, memory = rule.init(evidence)
+    kept = jax.tree.map(
+      lambda m, p: jnp.where(m, p, jnp.zeros_like(p)),
+      spread(rule, masks, params),
+      params,
+    )
+    inner_state = inner.init(rule.inner_params(kept, memory))
+    return core.KeepSparseState(start, masks, memory, inner_state, key)
+
+  def update(grads, state, params=None, **extra_args):
+    if params is None:
+      raise ValueError('keep_sparse: update(grads, state, params) needs params.')
+    old = spread(rule, state.masks, params)
+    due = None if when is None or rule.update is None else when(state.step)
+    _report_off_mask(params, old, state.step, due)
+    trained = rule.inner_params(params, state.memory)
+    key = None if state.key is None else jax.random.fold_in(state.key, state.step)
+    evidence = core.Evidence(
+      rule.fields(trained), None, rule.fields(grads), state.masks, state.step, key
+    )
+    decide = functools.partial(_decide, rule, due, state, evidence, trained)
+    # Deciding first leaves the optimizer and all that follows one fused loop.
+    decision = None if rule.decides_on_update else decide(None)
+    masked = rule.edit_grads(grads, trained, old, state.memory)
+    updates, inner_state = inner.update(
+      masked, state.inner_state, trained, **extra_args
+    )
+    decision = decide(updates) if decision is None else decision
+    if skip_step and due is not None:
+      updates = jax.tree.map(lambda u: jnp.where(due, jnp.zeros_like(u), u), updates)
+      inner_state = _moments.hold(inner, trained, state.inner_state, inner_state, due)
+    new = spread(rule, decision.masks, params)
+    updates, memory = rule.edit_updates(updates, params, new, decision.memory)
+    if decision.survivors is not None:
+      survivors = spread(rule, decision.survivors, params)
+      grown = jax.tree.map(lambda m, s: m & ~s, new, survivors)
+      value = rule.grown_value(params, evidence)
+      updates, inner_state = _start_grown(
+        inner, trained, updates, inner_state, grown, value
+      )
+    updates = jax.tree.map(_remove, new, updates, params)
+    return updates, core.KeepSparseState(
+      optax.safe_increment(state.step), decision.masks, memory, inner_state, state.key
+    )
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _decide(rule, due, state, evidence, trained, updates) -> core.Decision:
+  """The rule's decision when due, under a cond that holds nothing else."""
+  if due is None:
+    return core.Decision(state.masks, None, state.memory)
+  grows = rule.grown_value is not None
+
+  def branch():
+    seen = evidence
+    if updates is not None:
+      seen = evidence._replace(
+        updated_params=rule.fields(optax.apply_updates(trained, updates))
+      )
+    decision = rule.update(seen, state.memory)
+    if not grows:
+      return decision._replace(survivors=None)
+    if decision.survivors is None:
+      both = jax.tree.map(jnp.logical_and, state.masks, decision.masks)
+      return decision._replace(survivors=both)
+    return decision
+
+  survivors = state.masks if grows else None
+  unchanged = core.Decision(state.masks, survivors, state.memory)
+  return jax.lax.cond(due, branch, lambda: unchanged)
+
+
+def _remove(mask, update, param):
+  """`-param` off the mask, in a dtype that cancels the parameter exactly."""
+  dtype = jnp.promote_types(update.dtype, param.dtype)
+  return jnp.where(mask, update.astype(dtype), -param.astype(dtype))
+
+
+def _start_grown(inner, params, updates, inner_state, grown, value):
+  """Moves grown weights to their starting value and resets their moments."""
+
+  def move(g, u, p, v):
+    dtype = jnp.promote_types(u.dtype, p.dtype)
+    return jnp.where(g, (v - p).astype(dtype), u.astype(dtype))
+
+  started = jax.tree.map(lambda g, p, v: jnp.where(g, v, p), grown, params, value)
+  updates = jax.tree.map(move, grown, updates, params, value)
+  return updates, _moments.reset(inner, started, inner_state, grown)
+
+
+def _report_off_mask(params, masks, step, due):
+  """Warns of nonzeros off the mask: in the second step, and when masks change."""
+  if os.environ.get('JAXSPARSE_CHECK') == 'off' or not jax.tree.leaves(params):
+    return
+  names, leaves, _ = core.named_leaves(params)
+
+  def check():
+    off = [
+      jnp.any(~m & (p != 0)) & (step > 0)
+      for m, p in zip(jax.tree.leaves(masks), leaves, strict=True)
+    ]
+    jax.debug.callback(functools.partial(_warn_off_mask, names), step, *off)
+
+  soon = step == 1
+  jax.lax.cond(soon if due is None else soon | due, check, lambda: None)
+
+
+def _warn_off_mask(names, step, *off):
+  bad = [name for name, flag in zip(names, off, strict=True) if flag]
+  if bad:
+    warnings.warn(
+      f'jaxsparse: at step {int(step)} these parameters have nonzeros off their mask:'
+      f' {", ".join(bad)}. Something changes them after the sparse transform: it must'
+      ' wrap the whole chain (transform(optax.chain(...)), not chain(transform(...),'
+      ' ...)), and params that were loaded or averaged need js.apply_masks.',
+      RuntimeWarning,
+      stacklevel=2,
+    )
