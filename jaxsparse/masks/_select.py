@@ -1,0 +1,243 @@
+"""Exact top-k selection by counting: no sort, no host sync, reductions only.
+
+A threshold is searched such that exactly k keys are at or above it. Every step of
+the search is one compare-and-count over the array, so a sharded leaf is never
+gathered: only counts cross devices.
+"""
+
+from collections.abc import Mapping
+import math
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from jaxsparse import core
+
+_SIGN = 0x80000000
+_NEGATIVE_INF = 0x007FFFFF  # The key of -inf: only NaN is below it.
+
+
+def ordered_keys(scores: jax.Array) -> jax.Array:
+  """Maps scores to uint32 such that larger scores have larger keys.
+
+  Args:
+    scores: float array (float32, bfloat16 and float16 exactly, float64 rounded to
+      float32), uint32 (returned as it is) or int32.
+
+  Returns:
+    uint32 array of the same shape. NaN is 0, below -inf; -0.0 and 0.0 are equal.
+
+  Raises:
+    ValueError: another dtype.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js
+    >>> keys = js.masks.ordered_keys(jnp.array([jnp.nan, -jnp.inf, -0.0, 0.0, 1.0]))
+    >>> [hex(int(k)) for k in keys]
+    ['0x0', '0x7fffff', '0x80000000', '0x80000000', '0xbf800000']
+  """
+  scores = jnp.asarray(scores)
+  if scores.dtype == jnp.uint32:
+    return scores
+  if scores.dtype == jnp.int32:
+    return lax.bitcast_convert_type(scores, jnp.uint32) ^ jnp.uint32(_SIGN)
+  if not jnp.issubdtype(scores.dtype, jnp.floating):
+    raise ValueError(
+      f'scores: dtype {scores.dtype}; wanted a float dtype, uint32 or int32.'
+    )
+  bits = lax.bitcast_convert_type(scores.astype(jnp.float32), jnp.uint32)
+  sign = jnp.uint32(_SIGN)
+  keys = jnp.where(bits >= sign, ~bits, bits | sign)
+  # Only bits are looked at: a float comparison would flush denormals on a CPU.
+  keys = jnp.where(bits == sign, sign, keys)
+  is_nan = (bits & ~sign) > jnp.uint32(0x7F800000)
+  return jnp.where(is_nan, jnp.uint32(0), keys)
+
+
+def hash_index(shape: tuple[int, ...]) -> jax.Array:
+  """The hash that breaks ties: a bijection of the flat index (larger wins).
+
+  `h = i; h ^= h >> 16; h *= 0x7feb352d; h ^= h >> 15; h *= 0x846ca68b;
+  h ^= h >> 16` modulo 2**32, where i is the index in C order (lowbias32).
+
+  Args:
+    shape: the shape of the array.
+
+  Returns:
+    uint32 array of that shape, no value twice.
+
+  Example:
+    >>> import jaxsparse as js
+    >>> [hex(int(h)) for h in js.masks.hash_index((3,))]
+    ['0x0', '0x6cc4f88e', '0xd989f11c']
+  """
+  index = jnp.zeros(shape, jnp.uint32)
+  stride = 1
+  # Built axis by axis: reshaping a flat iota would gather a sharded leaf.
+  for axis in reversed(range(len(shape))):
+    iota = lax.broadcasted_iota(jnp.uint32, shape, axis)
+    index += iota * jnp.uint32(stride % 2**32)
+    stride *= shape[axis]
+  h = index ^ (index >> jnp.uint32(16))
+  h *= jnp.uint32(0x7FEB352D)
+  h ^= h >> jnp.uint32(15)
+  h *= jnp.uint32(0x846CA68B)
+  return h ^ (h >> jnp.uint32(16))
+
+
+def top_k_mask(scores: jax.Array, num_kept, unit_axes: tuple[int, ...]) -> jax.Array:
+  """Keeps exactly the `num_kept` largest scores of every slice.
+
+  A slice is an index of the axes that are not in `unit_axes`. NaN ranks last; ties
+  go to the larger `hash_index`.
+
+  Args:
+    scores: float, uint32 or int32 array.
+    num_kept: int, or int32 array (may be traced) that is a scalar or broadcastable
+      to the shape of `scores` with length 1 along `unit_axes`; 0 to the slice size.
+    unit_axes: the axes within which scores compete.
+
+  Returns:
+    bool array of the shape of `scores`.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js
+    >>> scores = jnp.array([[1., 4., 2.], [9., 7., 8.]])
+    >>> js.masks.top_k_mask(scores, 2, (0, 1)).astype(int).tolist()
+    [[0, 0, 0], [1, 0, 1]]
+    >>> js.masks.top_k_mask(scores, 2, (1,)).astype(int).tolist()
+    [[0, 1, 1], [1, 0, 1]]
+  """
+  scores = jnp.asarray(scores)
+  axes = tuple(sorted(a % scores.ndim for a in unit_axes))
+  if not scores.size:
+    return jnp.zeros(scores.shape, bool)
+  return _select_keys(ordered_keys(scores), num_kept, axes)
+
+
+def _select_keys(keys, num_kept, axes):
+  # The seam for a native kernel: it takes (keys, num_kept, axes), returns the mask.
+  slices = tuple(1 if a in axes else n for a, n in enumerate(keys.shape))
+  num_kept = jnp.asarray(num_kept).astype(jnp.int32)
+  if num_kept.ndim and num_kept.ndim != keys.ndim:
+    raise ValueError(
+      f'num_kept: shape {num_kept.shape}; wanted a scalar, or {keys.ndim} axes that'
+      f' broadcast to {slices}.'
+    )
+  num_kept = jnp.broadcast_to(num_kept, slices)
+  total = jnp.full(slices, math.prod(keys.shape[a] for a in axes), jnp.int32)
+  level, at_least, above = _search((keys,), num_kept, total, axes)
+
+  def exact(_):
+    return keys >= level
+
+  def with_ties(_):
+    tied = keys == level
+    # An untied 0 is harmless: thresholds above the lowest key are at least 1.
+    hashes = jnp.where(tied, hash_index(keys.shape), jnp.uint32(0))
+    wanted = num_kept - above
+    last, _, _ = _search((hashes,), wanted, at_least - above, axes)
+    return (keys > level) | (tied & (hashes >= last))
+
+  unmet = (at_least != num_kept) & (num_kept > 0)
+  mask = lax.cond(jnp.any(unmet), with_ties, exact, None)
+  return mask & (num_kept > 0)
+
+
+def threshold_counts(scores: Mapping[str, jax.Array], num_kept) -> dict:
+  """How many weights of each array are among the `num_kept` largest of all.
+
+  The arrays are neither concatenated nor sorted. Ties at the threshold go to the
+  arrays in their order.
+
+  Args:
+    scores: `{name: array}`, all of the same kind (float, or uint32, or int32), fewer
+      than 2**31 scores together.
+    num_kept: int or int32 scalar, may be traced; 0 to the number of scores.
+
+  Returns:
+    `{name: int32 scalar}`, with the sum `num_kept`.
+
+  Raises:
+    ValueError: 2**31 scores or more.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js
+    >>> scores = {'a': jnp.array([1., 5., 6.]), 'b': jnp.array([[7., 2.]])}
+    >>> counts = js.masks.threshold_counts(scores, 3)
+    >>> {name: int(count) for name, count in counts.items()}
+    {'a': 2, 'b': 1}
+  """
+  total = sum(x.size for x in scores.values())
+  if total >= 2**31:
+    raise ValueError(f'scores: {total} values together; wanted fewer than 2**31.')
+  num_kept = jnp.asarray(num_kept).astype(jnp.int32)
+  keys = {name: ordered_keys(x) for name, x in scores.items() if x.size}
+  counts = dict.fromkeys(scores, jnp.zeros((), jnp.int32))
+  if not keys:
+    return counts
+  level, _, _ = _search(
+    tuple(keys.values()), num_kept, jnp.asarray(total, jnp.int32), None
+  )
+  above = {n: core.count_true(x > level) for n, x in keys.items()}
+  left = num_kept - sum(above.values())
+  for name, x in keys.items():
+    ties = jnp.minimum(core.count_true(x == level), jnp.maximum(left, 0))
+    counts[name] = above[name] + ties
+    left -= ties
+  return counts
+
+
+def _count(arrays, level, axes):
+  """How many keys of all arrays are at or above a level, int32."""
+  return sum(core.count_true(x >= level, axes) for x in arrays)
+
+
+def _search(arrays, wanted, total, axes):
+  """Finds a level with `wanted` keys at or above it, or the level of a tie.
+
+  Args:
+    arrays: uint32 keys, several only if `axes` is None.
+    wanted: int32, how many keys to keep per slice.
+    total: int32, how many keys compete per slice.
+    axes: the axes of a slice; None for all, without keeping them.
+
+  Returns:
+    `(level, at_least, above)` per slice: the count of keys at or above the level is
+    `at_least`. Either it is `wanted` (or `wanted` is 0), or the level is that of a
+    tie, and `above < wanted < at_least` keys are above it.
+  """
+  keep = axes is not None
+  low = _fold(jnp.minimum, [jnp.min(x, axis=axes, keepdims=keep) for x in arrays])
+  high = _fold(jnp.maximum, [jnp.max(x, axis=axes, keepdims=keep) for x in arrays])
+
+  def unfinished(bracket):
+    low, high, at_least, _ = bracket
+    return (at_least != wanted) & (low != high) & (wanted > 0)
+
+  def step(bracket):
+    low, high, at_least, above = bracket
+    middle = high - (high - low) // jnp.uint32(2)
+    count = _count(arrays, middle, axes)
+    active = unfinished(bracket)
+    up, down = active & (count >= wanted), active & (count < wanted)
+    return (
+      jnp.where(up, middle, low),
+      jnp.where(down, middle - jnp.uint32(1), high),
+      jnp.where(up, count, at_least),
+      jnp.where(down, count, above),
+    )
+
+  start = (low, high, total, jnp.zeros_like(total))
+  low, _, at_least, above = lax.while_loop(
+    lambda bracket: jnp.any(unfinished(bracket)), step, start
+  )
+  return low, at_least, above
+
+
+def _fold(function, values):
+  result = values[0]
+  for value in values[1:]:
+    result = function(result, value)
+  return result
