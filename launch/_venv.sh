@@ -96,6 +96,7 @@ _install() {
     --constraint "$repo/constraints.txt" --editable "$repo[$names]" \
     >"$marks/log" 2>&1 </dev/null || {
     tail -n 30 "$marks/log" >&2
+    rm -f "$marks/busy" # It ended by itself, and pip undoes what it began.
     _fail "pip could not install jaxsparse[$names]; its whole log is $marks/log."
   }
   # Written last: an install that is killed on the way is made anew.
