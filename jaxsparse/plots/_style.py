@@ -1,0 +1,130 @@
+"""What the plots share: rows, colours, labels, figures."""
+
+from collections.abc import Callable, Mapping, Sequence
+import math
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+Rows = Sequence[Mapping[str, Any]]
+
+# Okabe and Ito's colours: told apart under every form of colour blindness.
+COLOURS = (
+  '#0072B2',
+  '#D55E00',
+  '#009E73',
+  '#CC79A7',
+  '#E69F00',
+  '#56B4E9',
+  '#000000',
+  '#8B6BB1',
+)
+MARKERS = 'os^Dv<>P'
+DASHES = ('-', '--', '-.', ':')
+_LABELS = {
+  'step': 'step (optimizer updates)',
+  'epoch': 'epoch (passes over the data)',
+  'loss': 'training loss (nats per example)',
+  'train_loss': 'training loss (nats per example)',
+  'val_loss': 'validation loss (nats per example)',
+  'sparsity': 'nominal sparsity (%)',
+  'steps_per_second': 'steps per second',
+}
+
+
+def number(row: Mapping[str, Any], column: str) -> float:
+  """The number in a cell; NaN where it is empty or absent."""
+  cell = row.get(column)
+  return float('nan') if cell in (None, '') else float(cell)
+
+
+def check(rows: Rows, columns: Sequence[str]) -> None:
+  if not rows:
+    raise ValueError('rows: got none; there is nothing to plot.')
+  known = sorted({name for row in rows for name in row})
+  for column in columns:
+    if column not in known:
+      raise ValueError(f'rows: no column {column!r}; there are {", ".join(known)}.')
+    if is_share(column):
+      cells = [number(row, column) for row in rows]
+      if wrong := [c for c in cells if c < 0 or c > 1]:
+        raise ValueError(f'rows: {column} must be a share in [0, 1], got {wrong[0]:g}.')
+
+
+def groups(rows: Rows, group: str) -> dict[str, list[Mapping[str, Any]]]:
+  """Rows by the value of a column, in order of first appearance."""
+  found: dict[str, list[Mapping[str, Any]]] = {}
+  for row in rows:
+    found.setdefault(str(row.get(group, '')), []).append(row)
+  return found
+
+
+def over_seeds(rows: Rows, x: str, y: str):
+  """Mean and sample sd of `y` at each `x`: three arrays, sorted by `x`."""
+  values: dict[float, list[float]] = {}
+  for row in rows:
+    at, value = number(row, x), number(row, y)
+    if math.isfinite(at) and math.isfinite(value):
+      values.setdefault(at, []).append(value)
+  at = sorted(values)
+  means = [np.mean(values[a]) for a in at]
+  # One seed has no spread to show.
+  sds = [np.std(values[a], ddof=1) if len(values[a]) > 1 else 0.0 for a in at]
+  return np.array(at), np.array(means), np.array(sds)
+
+
+def new_figure(
+  num_rows: int, num_columns: int, size: tuple[float, float], sharey=False
+):
+  # The object interface: pyplot would keep global state and may want a display.
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=size, dpi=150, layout='constrained')
+  FigureCanvasAgg(figure)
+  figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+  axes = figure.subplots(num_rows, num_columns, squeeze=False, sharey=sharey)
+  for axis in axes.flat:
+    axis.spines[['top', 'right']].set_visible(False)
+    axis.grid(color='0.9', linewidth=0.8)
+    axis.set_axisbelow(True)
+  return figure, axes
+
+
+def save(figure, path: str | os.PathLike) -> pathlib.Path:
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(path, format='png')
+  return path
+
+
+def line_style(i: int) -> dict[str, Any]:
+  # Dashes tell the ninth group from the first.
+  return {
+    'color': COLOURS[i % len(COLOURS)],
+    'linestyle': DASHES[(i // len(COLOURS)) % len(DASHES)],
+  }
+
+
+def label_of(column: str) -> str:
+  if column in _LABELS:
+    return _LABELS[column]
+  words = column.replace('/', ' ').replace('_', ' ')
+  words = words.replace('val ', 'validation ').replace('acc ', 'accuracy ')
+  return f'{words} (%)' if is_share(column) else words
+
+
+def is_share(column: str) -> bool:
+  return any(word in column for word in ('accuracy', 'sparsity', 'density'))
+
+
+def scale_of(column: str) -> Callable[[np.ndarray], np.ndarray]:
+  """Shares in [0, 1] are shown in percent."""
+  return (lambda v: 100 * v) if is_share(column) else (lambda v: v)
+
+
+def outside_legend(figure, axis) -> None:
+  handles, labels = axis.get_legend_handles_labels()
+  figure.legend(handles, labels, loc='outside right upper', frameon=False)
