@@ -54,7 +54,12 @@ def _room(module):
   return parts[1] if len(parts) > 1 else None
 
 
-_ROOMS = sorted({_room(module) for module in _TREES} - {None})
+_FOUND = {_room(module) for module in _TREES} - {None}
+_ROOMS = sorted(room for room in _FOUND if f'jaxsparse.{room}' in _TREES)
+
+
+def test_each_room_has_an_init():
+  assert _ROOMS == sorted(_FOUND)
 
 
 def _imports(nodes):
