@@ -67,12 +67,12 @@ def named_masks(params, source) -> dict[str, Any]:
   tree = rules.get_masks(source) if _sparse_states(source) else source
   masks = jax.tree.leaves(tree)
   # A posterior holds several fields of one treedef that share the masks.
-  masks = masks * (len(names) // max(len(masks), 1))
-  if len(masks) != len(names):
+  if names and (not masks or len(names) % len(masks)):
     raise ValueError(
       f'opt_state_or_masks: {len(masks)} leaves for {len(names)} parameters; wanted'
       ' the state of a sparse transform, or one mask per parameter.'
     )
+  masks *= len(names) // max(len(masks), 1)
   for name, mask, value in zip(names, masks, values):
     _check(name, mask, value)
   return dict(zip(names, masks))
