@@ -14,14 +14,29 @@ _TOP_UINT32 = 2**32 - 1
 
 def lift(mask, scores):
   """Puts what `mask` keeps above every other score: growth never removes it."""
-  top = _TOP_UINT32 if scores.dtype == jnp.uint32 else jnp.inf
-  return jnp.where(mask, jnp.asarray(top, scores.dtype), scores)
+  if scores.dtype == jnp.uint32:
+    top, below = _TOP_UINT32, _TOP_UINT32 - 1
+  else:
+    # An overflown gradient is infinite too; the sum over a block must stay finite.
+    top, below = jnp.inf, min(float(jnp.finfo(scores.dtype).max), 1e28)
+  others = jnp.minimum(scores, jnp.asarray(below, scores.dtype))
+  return jnp.where(mask, jnp.asarray(top, scores.dtype), others)
 
 
 def exclude(mask, scores):
   """Puts what `mask` keeps below every finite score."""
   bottom = 0 if scores.dtype == jnp.uint32 else -jnp.inf
   return jnp.where(mask, jnp.asarray(bottom, scores.dtype), scores)
+
+
+def _layer_axis(leaf, axis, what):
+  """The axis as a non-negative number; refused when it is not one of a layer."""
+  ndim = len(leaf.shape)
+  if not -ndim <= axis < ndim or axis % ndim in leaf.stack_axes:
+    raise ValueError(
+      f'{leaf.name}: {what} axis {axis} is not in {leaf.shape}, or is stacked.'
+    )
+  return axis % ndim
 
 
 def _split(num_kept, shape, slice_axes):
@@ -146,7 +161,8 @@ class NM:
   def _axis(self, leaf: core.Leaf) -> int:
     if self.axis is None and not leaf.in_axes:
       raise ValueError(f'{leaf.name}: NM needs in_axes, or axis=.')
-    return leaf.in_axes[-1] if self.axis is None else self.axis % len(leaf.shape)
+    axis = leaf.in_axes[-1] if self.axis is None else self.axis
+    return _layer_axis(leaf, axis, 'NM')
 
   def num_units(self, leaf: core.Leaf) -> int:
     """The number of weights."""
@@ -252,9 +268,10 @@ class Block:
         )
       axes = (leaf.in_axes[-1], leaf.out_axes[-1])
     lengths = [1] * len(leaf.shape)
+    axes = [_layer_axis(leaf, axis, 'Block') for axis in axes]
+    if len(set(axes)) != len(axes):
+      raise ValueError(f'{leaf.name}: Block has an axis twice: {self.axes}.')
     for axis, length in zip(axes, self.shape):
-      if not -len(lengths) <= axis < len(lengths):
-        raise ValueError(f'{leaf.name}: Block axis {axis} is not in {leaf.shape}.')
       lengths[axis] = length
     return tuple(lengths)
 
@@ -339,13 +356,10 @@ class Channel:
   axis: int | None = None
 
   def _axis(self, leaf: core.Leaf) -> int:
-    ndim = len(leaf.shape)
     if self.axis is None and not leaf.out_axes:
       raise ValueError(f'{leaf.name}: Channel needs out_axes, or axis=.')
     axis = leaf.out_axes[-1] if self.axis is None else self.axis
-    if not -ndim <= axis < ndim or axis % ndim in leaf.stack_axes:
-      raise ValueError(f'{leaf.name}: Channel axis {axis} is not in {leaf.shape}.')
-    return axis % ndim
+    return _layer_axis(leaf, axis, 'Channel')
 
   def num_units(self, leaf: core.Leaf) -> int:
     """The number of channels, of all stacked layers together."""
