@@ -13,9 +13,11 @@ from jax import lax
 import jax.numpy as jnp
 
 from jaxsparse import core
+from jaxsparse.masks import _search
 
 _SIGN = 0x80000000
-_NEGATIVE_INF = 0x007FFFFF  # The key of -inf: only NaN is below it.
+# Low bits that are the same in all keys of these dtypes (of one sign).
+_SPARE_BITS = {jnp.dtype(jnp.bfloat16): 16, jnp.dtype(jnp.float16): 13}
 
 
 def ordered_keys(scores: jax.Array) -> jax.Array:
@@ -95,7 +97,8 @@ def top_k_mask(scores: jax.Array, num_kept, unit_axes: tuple[int, ...]) -> jax.A
   Args:
     scores: float, uint32 or int32 array.
     num_kept: int, or int32 array (may be traced) that is a scalar or broadcastable
-      to the shape of `scores` with length 1 along `unit_axes`; 0 to the slice size.
+      to the shape of `scores` with length 1 along `unit_axes`; clipped to the number
+      of scores in a slice.
     unit_axes: the axes within which scores compete.
 
   Returns:
@@ -113,7 +116,11 @@ def top_k_mask(scores: jax.Array, num_kept, unit_axes: tuple[int, ...]) -> jax.A
   axes = tuple(sorted(a % scores.ndim for a in unit_axes))
   if not scores.size:
     return jnp.zeros(scores.shape, bool)
-  return _select_keys(ordered_keys(scores), num_kept, axes)
+  keys = ordered_keys(scores)
+  if scores.dtype in _SPARE_BITS:
+    # Fewer levels, fewer passes: the ties of short floats defeat interpolation.
+    keys = keys >> jnp.uint32(_SPARE_BITS[scores.dtype])
+  return _select_keys(keys, num_kept, axes)
 
 
 def _select_keys(keys, num_kept, axes):
@@ -125,9 +132,10 @@ def _select_keys(keys, num_kept, axes):
       f'num_kept: shape {num_kept.shape}; wanted a scalar, or {keys.ndim} axes that'
       f' broadcast to {slices}.'
     )
-  num_kept = jnp.broadcast_to(num_kept, slices)
-  total = jnp.full(slices, math.prod(keys.shape[a] for a in axes), jnp.int32)
-  level, at_least, above = _search((keys,), num_kept, total, axes)
+  size = math.prod(keys.shape[a] for a in axes)
+  num_kept = jnp.clip(jnp.broadcast_to(num_kept, slices), 0, size)
+  total = jnp.full(slices, size, jnp.int32)
+  level, at_least, above = _search.find_level((keys,), num_kept, total, axes)
 
   def exact(_):
     return keys >= level
@@ -137,7 +145,7 @@ def _select_keys(keys, num_kept, axes):
     # An untied 0 is harmless: thresholds above the lowest key are at least 1.
     hashes = jnp.where(tied, hash_index(keys.shape), jnp.uint32(0))
     wanted = num_kept - above
-    last, _, _ = _search((hashes,), wanted, at_least - above, axes)
+    last, _, _ = _search.find_level((hashes,), wanted, at_least - above, axes)
     return (keys > level) | (tied & (hashes >= last))
 
   unmet = (at_least != num_kept) & (num_kept > 0)
@@ -154,7 +162,7 @@ def threshold_counts(scores: Mapping[str, jax.Array], num_kept) -> dict:
   Args:
     scores: `{name: array}`, all of the same kind (float, or uint32, or int32), fewer
       than 2**31 scores together.
-    num_kept: int or int32 scalar, may be traced; 0 to the number of scores.
+    num_kept: int or int32 scalar, may be traced; clipped to the number of scores.
 
   Returns:
     `{name: int32 scalar}`, with the sum `num_kept`.
@@ -172,12 +180,12 @@ def threshold_counts(scores: Mapping[str, jax.Array], num_kept) -> dict:
   total = sum(x.size for x in scores.values())
   if total >= 2**31:
     raise ValueError(f'scores: {total} values together; wanted fewer than 2**31.')
-  num_kept = jnp.asarray(num_kept).astype(jnp.int32)
+  num_kept = jnp.clip(jnp.asarray(num_kept).astype(jnp.int32), 0, total)
   keys = {name: ordered_keys(x) for name, x in scores.items() if x.size}
   counts = dict.fromkeys(scores, jnp.zeros((), jnp.int32))
   if not keys:
     return counts
-  level, _, _ = _search(
+  level, _, _ = _search.find_level(
     tuple(keys.values()), num_kept, jnp.asarray(total, jnp.int32), None
   )
   above = {n: core.count_true(x > level) for n, x in keys.items()}
@@ -187,57 +195,3 @@ def threshold_counts(scores: Mapping[str, jax.Array], num_kept) -> dict:
     counts[name] = above[name] + ties
     left -= ties
   return counts
-
-
-def _count(arrays, level, axes):
-  """How many keys of all arrays are at or above a level, int32."""
-  return sum(core.count_true(x >= level, axes) for x in arrays)
-
-
-def _search(arrays, wanted, total, axes):
-  """Finds a level with `wanted` keys at or above it, or the level of a tie.
-
-  Args:
-    arrays: uint32 keys, several only if `axes` is None.
-    wanted: int32, how many keys to keep per slice.
-    total: int32, how many keys compete per slice.
-    axes: the axes of a slice; None for all, without keeping them.
-
-  Returns:
-    `(level, at_least, above)` per slice: the count of keys at or above the level is
-    `at_least`. Either it is `wanted` (or `wanted` is 0), or the level is that of a
-    tie, and `above < wanted < at_least` keys are above it.
-  """
-  keep = axes is not None
-  low = _fold(jnp.minimum, [jnp.min(x, axis=axes, keepdims=keep) for x in arrays])
-  high = _fold(jnp.maximum, [jnp.max(x, axis=axes, keepdims=keep) for x in arrays])
-
-  def unfinished(bracket):
-    low, high, at_least, _ = bracket
-    return (at_least != wanted) & (low != high) & (wanted > 0)
-
-  def step(bracket):
-    low, high, at_least, above = bracket
-    middle = high - (high - low) // jnp.uint32(2)
-    count = _count(arrays, middle, axes)
-    active = unfinished(bracket)
-    up, down = active & (count >= wanted), active & (count < wanted)
-    return (
-      jnp.where(up, middle, low),
-      jnp.where(down, middle - jnp.uint32(1), high),
-      jnp.where(up, count, at_least),
-      jnp.where(down, count, above),
-    )
-
-  start = (low, high, total, jnp.zeros_like(total))
-  low, _, at_least, above = lax.while_loop(
-    lambda bracket: jnp.any(unfinished(bracket)), step, start
-  )
-  return low, at_least, above
-
-
-def _fold(function, values):
-  result = values[0]
-  for value in values[1:]:
-    result = function(result, value)
-  return result
