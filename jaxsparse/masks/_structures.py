@@ -182,7 +182,8 @@ class NM:
         f' {length}, which groups of m={self.m} do not divide; leave the leaf out of'
         ' prunable, or give another axis.'
       )
-    if abs(sparsity - (1 - self.n / self.m)) > 1 / leaf.size:
+    # Written so that NaN, a sparsity that scores will decide, is refused too.
+    if not abs(sparsity - (1 - self.n / self.m)) <= 1 / leaf.size:
       raise ValueError(
         f'{leaf.name}: NM({self.n}, {self.m}) has sparsity {1 - self.n / self.m:g},'
         f' but {sparsity:g} was asked for; use that sparsity with'

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsparse import core
 from jaxsparse import masks as masks_lib
@@ -18,7 +20,9 @@ def _final(value) -> float:
   if callable(value):
     # The schedule's arithmetic must not be traced when tx is built under jit.
     with jax.ensure_compile_time_eval():
-      value = float(value(jnp.int32(_FOREVER)))
+      value = np.asarray(value(jnp.int32(_FOREVER)))
+    # By way of its digits: float32's 0.9 is 0.9, not 0.899999976.
+    value = float(str(value))
   if not 0.0 <= value < 1.0:
     raise ValueError(f'sparsity={value}: wanted a fraction removed in [0, 1).')
   return float(value)
@@ -83,10 +87,13 @@ class Budget:
       shares = finals
     else:
       shares = self.distribution(leaves, _final(self.sparsity), scores)
-    if any(hasattr(s, 'dtype') for s in shares.values()):
+    if any(hasattr(s, 'dtype') and s.dtype != float for s in shares.values()):
+      # NaN: a share that nobody knows yet, so no structure may depend on it.
+      for name, leaf in leaves.items():
+        structures[name].check(leaf, math.nan)
       if step is not None and callable(self.sparsity):
         shares = self.distribution(leaves, self.sparsity(step), scores)
-      return {n: _units_of_weights(structures[n], leaves[n], shares[n]) for n in leaves}
+      return _apportion_traced(leaves, structures, shares)
     for name, leaf in leaves.items():
       structures[name].check(leaf, shares[name])
     kept = _apportion(leaves, structures, shares)
@@ -139,33 +146,46 @@ def _match_all(patterns, leaves, what):
   return found
 
 
-def _units_of_weights(structure, leaf, share):
-  """Units from a traced share: kept weights (integers) or a sparsity (floats)."""
-  unit, units = structure.unit_size(leaf), structure.num_units(leaf)
-  if jnp.issubdtype(share.dtype, jnp.integer):
-    kept = (share + unit // 2) // unit
-  else:
-    kept = units - jnp.round(share * units).astype(jnp.int32)
-  return jnp.clip(kept.astype(jnp.int32), 0, units)
+def _apportion_traced(leaves, structures, shares) -> dict:
+  """Whole units per leaf, each handing its rounding on: the total is met to one unit.
+
+  Shares are kept weights (integers) or sparsities (floats).
+  """
+  kept, carry = {}, jnp.zeros((), jnp.int32)
+  for name, leaf in leaves.items():
+    share = jnp.asarray(shares[name])
+    units = structures[name].num_units(leaf)
+    if not jnp.issubdtype(share.dtype, jnp.integer):
+      share = leaf.size - jnp.round(share * leaf.size)
+    weights = share.astype(jnp.int32) + carry
+    if units == leaf.size:
+      kept[name] = jnp.clip(weights, 0, units)
+      carry = weights - kept[name]
+    else:
+      # Blocks at ragged edges are smaller: a unit is worth the mean of all.
+      unit = leaf.size / units
+      whole = jnp.round(weights.astype(jnp.float32) / unit).astype(jnp.int32)
+      kept[name] = jnp.clip(whole, 0, units)
+      carry = weights - jnp.round(kept[name] * unit).astype(jnp.int32)
+  return kept
 
 
 def _apportion(leaves, structures, shares) -> dict[str, int]:
   """Whole units per leaf by largest remainder: the total is met to one unit."""
-  exact, kept = {}, {}
+  kept, rest, worth = {}, {}, {}
   for name, leaf in leaves.items():
-    unit, units = structures[name].unit_size(leaf), structures[name].num_units(leaf)
-    weights = round((1 - shares[name]) * leaf.size)
-    # A structure with ragged edges has fewer weights than units * unit_size.
-    exact[name] = weights / leaf.size * units
-    kept[name] = int(exact[name] + 1e-9)
-    shares = {**shares, name: (weights, unit)}
-  missing = sum(shares[n][0] - kept[n] * shares[n][1] for n in leaves)
-  by_remainder = sorted(leaves, key=lambda n: kept[n] - exact[n])
-  for name in by_remainder:
-    unit = shares[name][1]
-    if exact[name] - kept[name] > 1e-9 and missing >= unit / 2:
+    units = structures[name].num_units(leaf)
+    exact = (1 - shares[name]) * units
+    # Float errors of a large leaf are no remainder: N:M must not get one too many.
+    kept[name] = int(exact + 1e-5)
+    rest[name] = max(exact - kept[name], 0.0)
+    # Blocks at ragged edges are smaller: a unit is worth the mean of all.
+    worth[name] = leaf.size / units
+  missing = sum(rest[name] * worth[name] for name in leaves)
+  for name in sorted(leaves, key=lambda n: -rest[n]):
+    if rest[name] > 1e-5 and missing >= worth[name] / 2:
       kept[name] += 1
-      missing -= unit
+      missing -= worth[name]
   return kept
 
 
