@@ -94,8 +94,7 @@ def flops(apply_fn, params, *inputs, masks=None) -> Flops:
   leaves = core.leaves_of(params)
   context = _Context(frozenset(n for n, x in leaves.items() if core.kernels(x)), {})
   origins = [_Origin(frozenset([name])) for name in leaves]
-  rest = closed.jaxpr.invars[len(origins) :]
-  origins += [_Origin(activation=True) if _is_data(v.aval) else _NOTHING for v in rest]
+  origins += [_Origin(activation=True) for _ in closed.jaxpr.invars[len(origins) :]]
   _, counts = _walk(closed, origins, context)
   found = {}
   for name, mask in _counts.named_masks(params, masks).items():
@@ -113,8 +112,8 @@ def flops(apply_fn, params, *inputs, masks=None) -> Flops:
 
 def _is_data(aval) -> bool:
   # Masks and random keys do not make a weight an activation.
-  is_key = jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key)
-  return not is_key and aval.dtype != _counts.BOOL
+  dtype = getattr(aval, 'dtype', _counts.BOOL)
+  return dtype != _counts.BOOL and not jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def _join(origins) -> _Origin:
@@ -130,10 +129,9 @@ def _walk(closed, args, context):
   counts = collections.Counter()
 
   def read(v):
-    literal = isinstance(v, jax_core.Literal)
-    return (
-      _NOTHING if literal or v.aval.dtype == _counts.BOOL else origins.get(v, _NOTHING)
-    )
+    if isinstance(v, jax_core.Literal) or not _is_data(v.aval):
+      return _NOTHING
+    return origins.get(v, _NOTHING)
 
   for eqn in jaxpr.eqns:
     handler = _HANDLERS.get(eqn.primitive.name, _call)
@@ -165,7 +163,7 @@ def _call(eqn, args, context):
     if len(outs) == len(eqn.outvars):
       return outs, _times(counts, _num_shards(eqn))
   # A scalar beside an array scales or indexes it: it does not change what it is.
-  sizes = [math.prod(v.aval.shape) for v in eqn.invars]
+  sizes = [math.prod(getattr(v.aval, 'shape', ())) for v in eqn.invars]
   big = [a for a, size in zip(args, sizes) if size > 1]
   return [_join(big or args)] * len(eqn.outvars), {}
 

@@ -71,8 +71,18 @@ def test_counts_are_exact_above_what_float32_counts():
 
 def test_dense_empty_and_scalar_models():
   params, _ = _model()
-  assert js.summary.stats(params).nominal_sparsity == 0
-  assert js.summary.stats(params).num_kept == 36
+  found = js.summary.stats(params)
+  assert found == js.summary.Stats(
+    num_weights=36,
+    num_kept=36,
+    num_prunable=0,
+    num_prunable_kept=0,
+    param_bytes=128,
+    mask_bytes=0,
+    state_bytes=0,
+    density={},
+  )
+  assert found.nominal_sparsity == found.whole_model_sparsity == 0
   assert js.summary.stats({}).whole_model_sparsity == 0
   empty = {'a': jnp.zeros((0, 3)), 'b': jnp.zeros(())}
   found = js.summary.stats(empty, {'a': jnp.zeros((0, 3), bool), 'b': _true()})
@@ -149,3 +159,21 @@ def test_dead_units_of_channel_masks():
   assert js.summary.dead_units(params, by_output) == {'kernel': (2, 4)}
   by_input = {'kernel': jnp.array([[True], [False], [False], [False], [False]])}
   assert js.summary.dead_units(params, by_input) == {'kernel': (0, 4)}
+
+
+def test_the_boxed_state_of_an_nnx_optimizer():
+  model = nnx.Linear(6, 4, rngs=nnx.Rngs(0))
+  kept = jnp.arange(24).reshape(6, 4) < 6
+  rule = js.MaskRule(
+    init=lambda evidence: (
+      jax.tree.map(lambda p: kept if p.ndim == 2 else _true(), evidence.params[0]),
+      (),
+    )
+  )
+  tx = js.keep_sparse(optax.adam(1e-3), rule)
+  optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+  params = nnx.state(model, nnx.Param)
+  found = js.summary.stats(params, optimizer.opt_state)
+  plain = js.summary.stats(params, tx.init(params))
+  assert found == plain
+  assert found.density == {'kernel': 0.25} and found.mask_bytes == 25

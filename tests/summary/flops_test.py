@@ -182,6 +182,7 @@ _MASK = np.eye(4, dtype=bool)
     lambda w, x: w * _MASK,
     lambda w, x: jnp.where(_MASK, w, 0),
     lambda w, x: w * (x[0, 0] > 0),
+    lambda w, x: w * (x[:1] > 0),
     lambda w, x: w / jnp.linalg.norm(w),
     lambda w, x: w * jnp.sum(x),
     lambda w, x: (w - w.mean(0, keepdims=True)) / w.std(0, keepdims=True),
@@ -197,6 +198,25 @@ def test_a_weight_stays_itself(weight):
 
   found = js.summary.flops(apply_fn, {'w': jnp.ones((4, 4))}, jnp.ones((3, 4)))
   assert found.leaves == {'w': (96, 96)}
+
+
+def test_masks_and_keys_among_the_inputs_leave_a_weight_itself():
+  def apply_fn(params, mask, key, x):
+    return x @ (params['w'] * mask * jax.random.normal(key, mask.shape))
+
+  inputs = (jnp.array(_MASK), jax.random.key(0), jnp.ones((3, 4)))
+  found = js.summary.flops(apply_fn, {'w': jnp.ones((4, 4))}, *inputs)
+  assert found.leaves == {'w': (96, 96)}
+
+
+def test_a_rotated_weight_has_no_zeros_left():
+  masks = {'w': jnp.array(_MASK)}
+  rotation = np.ones((4, 4), np.float32)
+  apply_fn = lambda p, x: x @ (rotation @ p['w'])
+  x = jnp.ones((3, 4))
+  found = js.summary.flops(apply_fn, {'w': jnp.ones((4, 4))}, x, masks=masks)
+  # Rotating can skip zeros; what follows cannot.
+  assert found.leaves == {'w': (128, 32)} and found.unattributed == 96
 
 
 def test_scales_and_biases_do_not_claim_products():
@@ -350,4 +370,6 @@ def test_opaque_kernels_are_named():
 
 
 def test_no_parameters_and_no_products():
-  assert js.summary.flops(lambda p, x: x, {}, jnp.ones(3)).ratio == 1
+  found = js.summary.flops(lambda p, x: x, {}, jnp.ones(3))
+  assert found == js.summary.Flops(dense=0, sparse=0, leaves={}, unattributed=0)
+  assert found.ratio == 1

@@ -27,9 +27,9 @@ def _pair():
 def test_overlap_by_hand():
   a, b, params = _pair()
   found = js.summary.overlap(a, b, params)
-  assert found.leaves == {'head': 0.5, 'kernel': 0.25}
-  assert (found.num_shared, found.num_either) == (10 + 1, 20 + 4)
-  assert found.total == 11 / 24
+  assert found == js.summary.Overlap(
+    leaves={'head': 0.5, 'kernel': 0.25}, total=11 / 24, num_shared=11, num_either=24
+  )
   assert js.summary.overlap(b, a, params) == found
   assert js.summary.overlap(a, a, params).total == 1
 
@@ -87,8 +87,7 @@ def test_exploration_counts_weights_of_pruned_leaves_only():
   ever = js.summary.ever_active(js.summary.ever_active(None, a), b)
   assert ever['bias'].ndim == 0
   found = js.summary.exploration(ever, params)
-  assert found.leaves == {'head': 1, 'kernel': 4 / 6}
-  assert found.total == 24 / 26
+  assert found == js.summary.Share({'head': 1, 'kernel': 4 / 6}, 24 / 26)
 
 
 def test_ever_active_survives_the_donation_of_the_masks():
