@@ -83,22 +83,25 @@ def apply_masks(params: core.Params, opt_state) -> core.Params:
   Raises:
     ValueError: no sparse transform in the state, or another model's.
   """
-  flat, treedef = jax.tree.flatten(params)
+  names, flat, treedef = core.named_leaves(params)
   masks = jax.tree.leaves(get_masks(opt_state))
   # A posterior holds several fields of one treedef that share the masks.
   fields = len(flat) // max(len(masks), 1)
-  masks = masks * fields
-  fits = len(masks) == len(flat) and all(
-    jnp.broadcast_shapes(m.shape, p.shape) == p.shape
-    if m.ndim in (0, p.ndim)
-    else False
-    for m, p in zip(masks, flat)
-  )
-  if not fits:
+  if len(masks) * fields != len(flat):
     raise ValueError(
-      f'params: {len(flat)} leaves do not fit the masks of {len(masks)} leaves; they'
-      ' belong to another model.'
+      f'params: {len(flat)} leaves do not fit the {len(masks)} masks; they belong to'
+      ' another model.'
     )
+  masks = masks * fields
+  for name, mask, param in zip(names, masks, flat):
+    shape, wanted = mask.shape, jnp.shape(param)
+    if shape and not (
+      len(shape) == len(wanted) and all(n in (1, w) for n, w in zip(shape, wanted))
+    ):
+      raise ValueError(
+        f'params: {name} of shape {wanted} does not fit its mask of shape {shape}; it'
+        ' belongs to another model.'
+      )
   return treedef.unflatten(list(map(_mask, masks, flat)))
 
 
@@ -106,7 +109,13 @@ def _mask(mask, param):
   return jnp.where(mask, param, jnp.zeros_like(param))
 
 
-def init(tx, params: core.Params, *, rescale: bool = False):
+def init(
+  tx,
+  params: core.Params,
+  *,
+  rescale: bool = False,
+  leaves: core.LeafOverrides | None = None,
+):
   """Initialises an optimizer and makes the parameters sparse from the start.
 
   Args:
@@ -116,6 +125,7 @@ def init(tx, params: core.Params, *, rescale: bool = False):
       sqrt(fan_in / kept fan_in), so that the variance of its activation is that
       of the dense layer (Evci et al. 2022, Gradient Flow in Sparse Neural
       Networks, section 3).
+    leaves: overrides of `js.leaves_of` for the rescaling of stacked layers.
 
   Returns:
     `(params, opt_state)`.
@@ -135,9 +145,9 @@ def init(tx, params: core.Params, *, rescale: bool = False):
   if not rescale:
     return params, opt_state
   masks = jax.tree.leaves(get_masks(opt_state))
-  leaves = list(core.leaves_of(params).values())
+  described = core.leaves_of(params, leaves).values()
   flat, treedef = jax.tree.flatten(params)
-  scaled = list(map(_to_sparse_fan_in, leaves, masks, flat))
+  scaled = list(map(_to_sparse_fan_in, described, masks, flat))
   return treedef.unflatten(scaled), opt_state
 
 
