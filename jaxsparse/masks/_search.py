@@ -57,9 +57,11 @@ def find_level(arrays, wanted, total, axes):
   highs = [jnp.max(x, axis=axes, keepdims=keep) for x in arrays]
   low = functools.reduce(jnp.minimum, lows)
   high = functools.reduce(jnp.maximum, highs)
+  # Zeros that vary over devices as the data does: shard_map checks the carry.
+  none = (low ^ low).astype(jnp.int32) + (wanted - wanted)
+  low, high = low + none.astype(jnp.uint32), high + none.astype(jnp.uint32)
   halfway = high - (high - low) // jnp.uint32(2)
-  none = jnp.zeros_like(total)
-  start = _Bracket(low, high, total, none, halfway, none, jnp.int32(0))
+  start = _Bracket(low, high, total + none, none, halfway, none, jnp.int32(0))
 
   def unfinished(b):
     return (b.at_least != wanted) & (b.low != b.high) & (wanted > 0)

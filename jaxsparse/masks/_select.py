@@ -188,6 +188,7 @@ def threshold_counts(scores: Mapping[str, jax.Array], num_kept) -> dict:
   level, _, _ = _search.find_level(
     tuple(keys.values()), num_kept, jnp.asarray(total, jnp.int32), None
   )
+  level = jnp.where(num_kept > 0, level, jnp.uint32(2**32 - 1))
   above = {n: core.count_true(x > level) for n, x in keys.items()}
   left = num_kept - sum(above.values())
   for name, x in keys.items():
