@@ -15,6 +15,7 @@ from jaxsparse import core
 
 __all__ = (
   'always',
+  'as_fraction',
   'at',
   'constant',
   'cosine',
@@ -253,6 +254,30 @@ def always(step) -> jax.Array:
     True
   """
   return jnp.ones(jnp.shape(step), bool)
+
+
+def as_fraction(value, name: str) -> core.Schedule:
+  """A schedule from a schedule or from a number in [0, 1].
+
+  Args:
+    value: a function of the step, returned as it is, or a number.
+    name: what the argument is called, for the error.
+
+  Returns:
+    A schedule.
+
+  Raises:
+    ValueError: a number outside [0, 1].
+
+  Example:
+    >>> import jaxsparse as js
+    >>> float(js.schedules.as_fraction(0.25, 'drop_fraction')(3))
+    0.25
+  """
+  if callable(value):
+    return value
+  _check_fraction(name, value)
+  return constant(value)
 
 
 def _as_step(step):

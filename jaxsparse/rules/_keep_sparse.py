@@ -44,10 +44,10 @@ def keep_sparse(
   """Wraps an optimizer so that its parameters stay sparse under a rule.
 
   For every weight off the mask the update is `-param`, so that
-  `optax.apply_updates` leaves exactly 0 there. One update does, in this order:
-  gradients off the mask become 0; the inner optimizer steps, always, outside any
-  `lax.cond`; when `when(step)`, the rule decides on new masks; grown weights get
-  their starting value and fresh moments; what is off the mask is removed.
+  `optax.apply_updates` leaves exactly 0 there. One update does, in this order: when
+  `when(step)`, the rule decides on new masks, under the only `lax.cond`; what did not
+  stay active gets a gradient of 0 and fresh moments; the inner optimizer steps,
+  always; grown weights get their starting value; what is off the mask is removed.
 
   It must be the last to touch the update: scaling its output leaves weights off
   the mask, which the next update reports with a `RuntimeWarning`. (That report is a host
@@ -60,7 +60,8 @@ def keep_sparse(
     when: `step -> bool`, steps counted from 0; None for never.
     seed: int, integer tracer or typed key, for rules that draw.
     skip_step: whether an update of the masks replaces the optimizer's step: then
-      kept weights and their moments stay as they were, while step counts advance.
+      kept weights and their moments stay as they were, while step counts advance. It
+      costs copies of the moments in every step.
 
   Returns:
     An optax transformation with state `KeepSparseState`; extra arguments reach
@@ -98,54 +99,65 @@ def keep_sparse(
   def update(grads, state, params=None, **extra_args):
     if params is None:
       raise ValueError('keep_sparse: update(grads, state, params) needs params.')
-    old = spread(rule, state.masks, params)
     due = None if when is None or rule.update is None else when(state.step)
+    old = spread(rule, state.masks, params)
     _report_off_mask(params, old, state.step, due)
     trained = rule.inner_params(params, state.memory)
-    key = None if state.key is None else jax.random.fold_in(state.key, state.step)
-    evidence = core.Evidence(
-      rule.fields(trained), None, rule.fields(grads), state.masks, state.step, key
+    evidence = _evidence(rule, state, trained, grads)
+
+    def step_inner(grads, masks, inner_state, trained):
+      edited = rule.edit_grads(grads, trained, masks, state.memory)
+      return inner.update(edited, inner_state, trained, **extra_args)
+
+    def look_ahead():
+      # Computed anew inside the cond: as an operand it would have to be stored in
+      # every step, also in those that decide nothing.
+      updates, _ = step_inner(grads, old, state.inner_state, trained)
+      return rule.fields(optax.apply_updates(trained, updates))
+
+    decision = _decide(rule, due, state, evidence, look_ahead)
+    new, value, kept, inner_state = _start_grown(
+      rule, inner, decision, params, old, evidence, state.inner_state
     )
-    decide = functools.partial(_decide, rule, due, state, evidence, trained)
-    # Deciding first leaves the optimizer and all that follows one fused loop.
-    decision = None if rule.decides_on_update else decide(None)
-    masked = rule.edit_grads(grads, trained, old, state.memory)
-    updates, inner_state = inner.update(
-      masked, state.inner_state, trained, **extra_args
-    )
-    decision = decide(updates) if decision is None else decision
+    if value is not None:
+      trained = jax.tree.map(jnp.where, kept, trained, value)
+    updates, stepped = step_inner(grads, kept, inner_state, trained)
     if skip_step and due is not None:
       updates = jax.tree.map(lambda u: jnp.where(due, jnp.zeros_like(u), u), updates)
-      inner_state = _moments.hold(inner, trained, state.inner_state, inner_state, due)
-    new = spread(rule, decision.masks, params)
+      stepped = _moments.hold(inner, trained, inner_state, stepped, due)
     updates, memory = rule.edit_updates(updates, params, new, decision.memory)
-    if decision.survivors is not None:
-      survivors = spread(rule, decision.survivors, params)
-      grown = jax.tree.map(lambda m, s: m & ~s, new, survivors)
-      value = rule.grown_value(params, evidence)
-      updates, inner_state = _start_grown(
-        inner, trained, updates, inner_state, grown, value
-      )
-    updates = jax.tree.map(_remove, new, updates, params)
+    if value is None:
+      updates = jax.tree.map(_remove, new, updates, params)
+    else:
+      updates = jax.tree.map(_start_or_remove, kept, new, updates, params, value)
     return updates, core.KeepSparseState(
-      optax.safe_increment(state.step), decision.masks, memory, inner_state, state.key
+      optax.safe_increment(state.step), decision.masks, memory, stepped, state.key
     )
 
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _decide(rule, due, state, evidence, trained, updates) -> core.Decision:
-  """The rule's decision when due, under a cond that holds nothing else."""
+def _evidence(rule, state, trained, grads) -> core.Evidence:
+  key = None if state.key is None else jax.random.fold_in(state.key, state.step)
+  return core.Evidence(
+    rule.fields(trained), None, rule.fields(grads), state.masks, state.step, key
+  )
+
+
+def _decide(rule, due, state, evidence, look_ahead) -> core.Decision:
+  """The rule's decision when due, under a cond that returns nothing else.
+
+  It comes before the optimizer, so that the optimizer, the reset of moments and the
+  removal of what is off the mask stay one fused pass over the weights.
+  """
   if due is None:
     return core.Decision(state.masks, None, state.memory)
   grows = rule.grown_value is not None
 
   def branch():
     seen = evidence
-    if updates is not None:
-      seen = evidence._replace(
-        updated_params=rule.fields(optax.apply_updates(trained, updates))
-      )
+    if rule.decides_on_update:
+      seen = evidence._replace(updated_params=look_ahead())
     decision = rule.update(seen, state.memory)
     if not grows:
       return decision._replace(survivors=None)
@@ -159,22 +171,34 @@ def _decide(rule, due, state, evidence, trained, updates) -> core.Decision:
   return jax.lax.cond(due, branch, lambda: unchanged)
 
 
+def _start_grown(rule, inner, decision, params, old, evidence, inner_state):
+  """What grown weights start from, before the optimizer steps.
+
+  Returns `(new masks, starting values, kept, inner state)`. `kept` are the weights
+  that this step trains; everything else gets a gradient of 0 and fresh moments, so
+  that a weight that grows, now or later, has no past. That is cheaper than finding
+  the grown ones, and reads the moments before they are overwritten.
+  """
+  new = spread(rule, decision.masks, params)
+  if decision.survivors is None:
+    return new, None, old, inner_state
+  kept = spread(rule, decision.survivors, params)
+  value = rule.grown_value(params, evidence)
+  started = jax.tree.map(jnp.where, kept, params, value)
+  return new, value, kept, _moments.reset(inner, started, inner_state, kept)
+
+
 def _remove(mask, update, param):
   """`-param` off the mask, in a dtype that cancels the parameter exactly."""
   dtype = jnp.promote_types(update.dtype, param.dtype)
   return jnp.where(mask, update.astype(dtype), -param.astype(dtype))
 
 
-def _start_grown(inner, params, updates, inner_state, grown, value):
-  """Moves grown weights to their starting value and resets their moments."""
-
-  def move(g, u, p, v):
-    dtype = jnp.promote_types(u.dtype, p.dtype)
-    return jnp.where(g, (v - p).astype(dtype), u.astype(dtype))
-
-  started = jax.tree.map(lambda g, p, v: jnp.where(g, v, p), grown, params, value)
-  updates = jax.tree.map(move, grown, updates, params, value)
-  return updates, _moments.reset(inner, started, inner_state, grown)
+def _start_or_remove(kept, mask, update, param, value):
+  """The update on what is kept, `value - param` on what has grown, else `-param`."""
+  dtype = jnp.promote_types(update.dtype, param.dtype)
+  start = jnp.where(mask, value, jnp.zeros_like(value)).astype(dtype)
+  return jnp.where(kept, update.astype(dtype), start - param.astype(dtype))
 
 
 def _report_off_mask(params, masks, step, due):

@@ -30,9 +30,12 @@ def along(inner, params, state, tree):
     param-like (a moment, an accumulator, a copy) and has its parameter's shape,
     otherwise None. Factored and scalar statistics are None.
   """
-  boxes = jax.tree.map(
-    lambda p, t: _Along((jnp.shape(p), t)), params, tree, is_leaf=_is_masked_node
-  )
+
+  def box(param, value):
+    masked = _is_masked_node(param)
+    return param if masked else _Along((jnp.shape(param), value))
+
+  boxes = jax.tree.map(box, params, tree, is_leaf=_is_masked_node)
 
   def pick(array, box):
     if _is_masked_node(array) or _is_masked_node(box):
@@ -52,8 +55,8 @@ def along(inner, params, state, tree):
   return [x.value if isinstance(x, _Along) else None for x in flat]
 
 
-def reset(inner, params, state, grown):
-  """Gives grown weights the statistics that a fresh start would have.
+def reset(inner, params, state, kept):
+  """Gives all weights but the kept ones the statistics of a fresh start.
 
   That is 0 for Adam, but not for Adagrad or RMSprop, and a copy of the parameter
   for Prodigy or schedule-free: so it is what `inner.init(params)` says.
@@ -62,17 +65,17 @@ def reset(inner, params, state, grown):
     inner: the optimizer.
     params: the parameters, grown weights already at their value.
     state: the optimizer's state.
-    grown: bool tree like the params.
+    kept: bool tree like the params.
 
   Returns:
     The state, other arrays unchanged.
   """
-  marks = along(inner, params, state, grown)
+  marks = along(inner, params, state, kept)
   leaves, treedef = jax.tree.flatten(state)
   fresh = jax.tree.leaves(inner.init(params))
   return treedef.unflatten(
     [
-      s if m is None else jnp.where(m, f.astype(s.dtype), s)
+      s if m is None else jnp.where(m, s, f.astype(s.dtype))
       for m, s, f in zip(marks, leaves, fresh, strict=True)
     ]
   )

@@ -18,7 +18,7 @@ def rigl_rule(budget: rules.Budget, drop_fraction) -> core.MaskRule:
   Returns:
     A MaskRule that decides on the parameters and the dense gradients.
   """
-  fraction = schedules.as_schedule(drop_fraction, 'drop_fraction')
+  fraction = schedules.as_fraction(drop_fraction, 'drop_fraction')
 
   def init(evidence):
     return budget.masks(evidence.params[0], criteria.random(evidence)), None
@@ -43,7 +43,7 @@ def rigl(
   seed,
   when: core.When,
   drop_fraction=0.3,
-  skip_step: bool = True,
+  skip_step: bool = False,
   distribution: core.Distribution = distributions.erk,
   structure=masks_lib.Unstructured(),
   prunable: core.Prunable = core.kernels,
@@ -71,7 +71,8 @@ def rigl(
     when: `step -> bool`, when to rewire.
     drop_fraction: share of active units replaced, a number or schedule.
     skip_step: whether an update of the masks takes the place of the optimizer's
-      step, as published.
+      step, as published. Not the default: it copies the moments in every step, which
+      costs more than the one optimizer step in a hundred that it leaves out.
     distribution: shares the sparsity out among the leaves.
     structure: which weights go together; may be a mapping from path pattern.
     prunable: which leaves, see `js.kernels`.

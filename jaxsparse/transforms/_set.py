@@ -16,7 +16,7 @@ def set_rule(budget: rules.Budget, drop_fraction) -> core.MaskRule:
   Returns:
     A MaskRule that decides on the parameters.
   """
-  fraction = schedules.as_schedule(drop_fraction, 'drop_fraction')
+  fraction = schedules.as_fraction(drop_fraction, 'drop_fraction')
 
   def init(evidence):
     return budget.masks(evidence.params[0], criteria.random(evidence)), None
