@@ -1,0 +1,1 @@
+"""Runnable experiments, with the models and the data sets that they use."""
