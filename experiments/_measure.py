@@ -1,0 +1,66 @@
+"""Accuracy on a split, and seconds per step."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import datasets
+import jaxsparse as js
+
+_EVAL_BATCH = 1000
+
+
+def evaluator(model, data: datasets.Data):
+  """Builds `(state, split) -> (mean loss, accuracy)`, NaN for an empty split."""
+
+  @jax.jit
+  def totals(params, model_state, images, labels):
+    images = datasets.normalize(images, data.mean, data.std)
+    logits, _ = model.apply(params, model_state, images, train=False)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return jnp.sum(losses), jnp.sum(jnp.argmax(logits, -1) == labels)
+
+  def evaluate(state, split):
+    count = split['labels'].shape[0]
+    if not count:
+      return float('nan'), float('nan')
+    params = js.view(state.params, state.opt_state)
+    loss = correct = 0.0
+    for start in range(0, count, _EVAL_BATCH):
+      part = slice(start, start + _EVAL_BATCH)
+      images, labels = split['images'][part], split['labels'][part]
+      sums = totals(params, state.model_state, images, labels)
+      loss, correct = loss + float(sums[0]), correct + float(sums[1])
+    return loss / count, correct / count
+
+  return evaluate
+
+
+def step_times(config, methods, source) -> dict[str, float]:
+  """Median seconds per training step, all methods in turn, in this one process."""
+  scan = config.steps_per_call > 1
+  calls = 1 if scan else 10
+  num_train = len(source.data.train[1])
+  states = {m.name: js.training.replicate(m.init(0)) for m in methods}
+  times = {m.name: [] for m in methods}
+  # The first round compiles, for methods that this process has not trained.
+  for repeat in range(config.timing_rounds + 1):
+    for method in methods:
+      state, start = states[method.name], time.perf_counter()
+      for call in range(calls):
+        steps = range(config.steps_per_call)
+        indices = [
+          datasets.batch_indices(num_train, config.batch_size, call + s, 0)
+          for s in steps
+        ]
+        batch = np.stack(indices) if scan else indices[0]
+        state, _ = method.step_fn(state, batch, source.train)
+      jax.block_until_ready(state)
+      states[method.name] = state
+      elapsed = time.perf_counter() - start
+      if repeat:
+        times[method.name].append(elapsed / (calls * config.steps_per_call))
+  return {name: float(np.median(values)) for name, values in times.items()}

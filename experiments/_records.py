@@ -1,0 +1,89 @@
+"""CSV files that a killed run can go on writing."""
+
+import csv
+import io
+import json
+import os
+import pathlib
+
+from experiments import _settings
+
+
+class Table:
+  """A CSV file with fixed columns; rows are appended, one write each.
+
+  A row that a kill cut off, with no end of line, is dropped when the file is opened
+  again.
+
+  Args:
+    path: the file.
+    columns: the names of the columns.
+
+  Raises:
+    ValueError: the file has other columns.
+  """
+
+  def __init__(self, path, columns):
+    self.path, self.columns = pathlib.Path(path), list(columns)
+    text = self.path.read_text() if self.path.exists() else ''
+    text = text[: text.rfind('\n') + 1]
+    reader = csv.DictReader(io.StringIO(text))
+    self.rows = [r for r in reader if None not in r and None not in r.values()]
+    if text and reader.fieldnames != self.columns:
+      raise ValueError(
+        f'{self.path}: has the columns {reader.fieldnames}, wanted {self.columns};'
+        ' use another --workdir.'
+      )
+    self._write_all()
+
+  def append(self, row: dict) -> None:
+    """Adds a row and hands it to the operating system at once."""
+    row = {c: _cell(row.get(c, '')) for c in self.columns}
+    self.rows.append(row)
+    with self.path.open('a', newline='') as file:
+      file.write(self._text([row]))
+
+  def keep(self, wanted) -> None:
+    """Drops the rows for which `wanted(row)` is false."""
+    kept = [row for row in self.rows if wanted(row)]
+    if len(kept) < len(self.rows):
+      self.rows = kept
+      self._write_all()
+
+  def _write_all(self):
+    # A new file takes the place of the old one whole, whenever a kill comes.
+    part = self.path.with_suffix('.part')
+    header = ','.join(self.columns) + '\n'
+    part.write_text(header + self._text(self.rows))
+    os.replace(part, self.path)
+
+  def _text(self, rows) -> str:
+    out = io.StringIO()
+    csv.DictWriter(out, self.columns, lineterminator='\n').writerows(rows)
+    return out.getvalue()
+
+
+def _cell(value) -> str:
+  return f'{value:.6g}' if isinstance(value, float) else str(value)
+
+
+def claim(workdir: pathlib.Path, config) -> None:
+  """Makes the run directory, or checks that it is one of this config."""
+  path = workdir / 'config.json'
+  free = _settings.FREE_KEYS
+  ours = _settings.plain(config)
+  if path.exists():
+    theirs = json.loads(path.read_text())
+    other = [k for k in ours if k not in free and ours[k] != theirs.get(k)]
+    specs = {m['name']: m for m in theirs['methods']}
+    other += [m['name'] for m in ours['methods'] if specs.get(m['name'], m) != m]
+    if other:
+      raise ValueError(
+        f'--workdir: {workdir} was begun with another config; {", ".join(other)}'
+        ' differ. Use another directory, or the same config.'
+      )
+    # Methods of earlier commands stay known, so that none is mistaken for another.
+    names = {m['name'] for m in ours['methods']}
+    ours['methods'] += [m for m in theirs['methods'] if m['name'] not in names]
+  workdir.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(ours, indent=2))

@@ -1,0 +1,167 @@
+"""The table, the plots and the report of a classification run."""
+
+import csv
+import pathlib
+
+import jax
+import numpy as np
+
+from experiments import _settings
+import jaxsparse as js
+
+RESULT_COLUMNS = (
+  'method',
+  'seed',
+  'step',
+  'target_sparsity',
+  'val_accuracy',
+  'test_accuracy',
+  'test_loss',
+  'nominal_sparsity',
+  'whole_sparsity',
+  'weights',
+  'kept',
+  'param_bytes',
+  'mask_bytes',
+  'state_bytes',
+  'dense_flops',
+  'sparse_flops',
+)
+_SCALARS = (
+  'train_loss',
+  'train_accuracy',
+  'val_loss',
+  'val_accuracy',
+  'sparsity',
+  'whole_sparsity',
+  'steps_per_second',
+)
+_HONESTY = (
+  'Masked execution keeps dense arrays and saves no time and no memory: FLOPs are'
+  ' what a sparse execution would need (theoretical), step times are measured, all'
+  ' methods in turn in one process, on ordinary steps from a fresh state.'
+)
+
+
+def metric_columns(leaves) -> tuple[str, ...]:
+  """The columns of metrics.csv, for the leaves whose density is recorded."""
+  return ('method', 'seed', 'step', *_SCALARS, *(f'density/{n}' for n in leaves))
+
+
+def progress(row: dict) -> str:
+  """What the progress bar says at an evaluation."""
+  return (
+    f'loss {row["train_loss"]:.3f}, acc {row["train_accuracy"]:.2%}, val acc {row["val_accuracy"]:.2%},'
+    f' sparsity {row["sparsity"]:.1%}, {row["steps_per_second"]:.0f} steps/s'
+  )
+
+
+def log_scalars(writer, row: dict, step: int) -> None:
+  """Writes a row to TensorBoard."""
+  for name, value in row.items():
+    if isinstance(value, float) and np.isfinite(value):
+      writer.add_scalar(name, value, step)
+  writer.flush()
+
+
+def num_bytes(tree) -> int:
+  """The bytes of the arrays of a tree."""
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def identity(config: dict, name: str, seed: int) -> dict:
+  """What a checkpoint must agree with: all that moves its numbers."""
+  fixed = {k: v for k, v in config.items() if k not in _settings.FREE_KEYS}
+  spec = next(m for m in config['methods'] if m['name'] == name)
+  return {**fixed, 'method': spec, 'seed': seed}
+
+
+def write(workdir: pathlib.Path, config: dict, times: dict[str, float]) -> str:
+  """Writes the plots and report.md of a run directory.
+
+  Args:
+    workdir: with metrics.csv and results.csv.
+    config: of the run.
+    times: method -> seconds per step.
+
+  Returns:
+    The table, as text.
+  """
+  results = _read(workdir / 'results.csv')
+  metrics = _read(workdir / 'metrics.csv')
+  js.plots.learning_curves(metrics, workdir / 'learning_curves.png')
+  js.plots.density_over_time(metrics, workdir / 'density_over_time.png')
+  text = table(results, times)
+  seeds = sorted({int(row['seed']) for row in results})
+  steps = max(int(row['step']) for row in results)
+  chosen = {'final': 'the final weights', 'best': 'the best weights on validation'}
+  lines = [
+    f'# {config["name"]}',
+    '',
+    f'{config["model"]["name"]} ({config["model"]["api"]}) on {config["dataset"]},'
+    f' {steps:,} steps of {config["batch_size"]} images, seeds'
+    f' {", ".join(map(str, seeds))}. Test accuracy of {chosen[config["select"]]},'
+    ' looked at once; mean ± standard deviation over seeds.',
+    '',
+    text,
+    '',
+    _HONESTY,
+    '',
+    '![Validation accuracy over steps](learning_curves.png)',
+    '',
+    '![Density of each layer over steps](density_over_time.png)',
+    '',
+  ]
+  (workdir / 'report.md').write_text('\n'.join(lines))
+  return f'\n{text}\n\n{_HONESTY}\n{workdir}/report.md'
+
+
+def table(results: list[dict], times: dict[str, float]) -> str:
+  """The table of a report, in Markdown that also reads as text."""
+  header = (
+    'method', 'test accuracy', 'sparsity', 'whole model', 'kept weights',
+    'FLOPs/image (theory)', 'param bytes', 'optimizer bytes', 'mask bytes',
+    'ms/step', 'ratio',
+  )  # fmt: skip
+  groups: dict[str, list[dict]] = {}
+  for row in results:
+    groups.setdefault(row['method'], []).append(row)
+  dense = next((times[n] for n in groups if n == 'dense' and n in times), None)
+  rows = [_row(name, rows, times, dense) for name, rows in groups.items()]
+  widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
+  line = lambda cells: (
+    '| '
+    + ' | '.join(
+      c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(cells, widths))
+    )
+    + ' |'
+  )
+  rule = [('-' * (w - 1) + ':' if i else '-' * w) for i, w in enumerate(widths)]
+  return '\n'.join([line(header), line(rule), *map(line, rows)])
+
+
+def _row(name, rows, times, dense):
+  number = lambda column: np.array([float(r[column]) for r in rows])
+  mean = lambda column: number(column).mean()
+  accuracy = number('test_accuracy') * 100
+  spread = f' ± {accuracy.std(ddof=1):.2f}' if len(rows) > 1 else ''
+  seconds = times.get(name)
+  ratio = seconds / dense if seconds and dense else None
+  return (
+    name,
+    f'{accuracy.mean():.2f}{spread} %',
+    f'{mean("nominal_sparsity"):.2%}',
+    f'{mean("whole_sparsity"):.2%}',
+    f'{mean("kept"):,.0f}',
+    f'{mean("sparse_flops"):,.0f}',
+    f'{mean("param_bytes"):,.0f}',
+    f'{mean("state_bytes"):,.0f}',
+    f'{mean("mask_bytes"):,.0f}',
+    f'{seconds * 1e3:.2f}' if seconds else '-',
+    f'{ratio:.2f}' if ratio else '-',
+  )
+
+
+def _read(path: pathlib.Path) -> list[dict]:
+  with path.open(newline='') as file:
+    return list(csv.DictReader(file))

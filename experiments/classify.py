@@ -1,0 +1,282 @@
+r"""Trains dense and sparse networks on images, side by side, and writes a report.
+
+    python -m experiments.classify                       # the digits, under 2 minutes
+    python -m experiments.classify --config=experiments/configs/cifar10_resnet.py \
+        --config.seeds='(0,)' --config.only=dense,rigl --workdir=runs/cifar
+
+Every method is trained with every seed, with equal steps, batches and starting weights.
+The run directory holds metrics.csv, results.csv, TensorBoard events, checkpoints, plots
+and report.md. Kill it whenever you like; the same --workdir goes on where it was.
+"""
+
+from collections.abc import Callable
+import json
+import pathlib
+import sys
+import time
+from typing import Any, NamedTuple
+
+from absl import app, flags, logging
+import jax
+import jax.numpy as jnp
+from ml_collections import config_flags
+import numpy as np
+import optax
+import tensorboardX
+import tqdm
+
+from experiments import (
+  _commands,
+  _measure,
+  _records,
+  _report,
+  _settings,
+  datasets,
+  models,
+)
+import jaxsparse as js
+
+_HERE = pathlib.Path(__file__).resolve().parent
+_CONFIG = config_flags.DEFINE_config_file(
+  'config',
+  str(_HERE / 'configs' / 'digits.py'),
+  'Config file; --config.key=value changes one value.',
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Run directory; default runs/<name>-<time>. Goes on if it exists.'
+)
+_DATA_DIR = flags.DEFINE_string(
+  'data_dir', None, "Where TFDS data sets lie; default $TFDS_DATA_DIR or TFDS's own."
+)
+
+
+class Method(NamedTuple):
+  """One method of the config, compiled once for all seeds."""
+
+  name: str
+  spec: dict
+  model: models.Model
+  init: Callable[[Any], js.training.TrainState]  # seed -> state
+  step_fn: Callable[..., Any]
+  evaluate: Callable[..., tuple[float, float]]
+  sparse: bool
+
+
+class Source(NamedTuple):
+  """The data set on the devices, and how a step takes a batch from it."""
+
+  data: datasets.Data
+  train: Any
+  validation: Any
+  test: Any
+  num_steps: int
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise ValueError(f'arguments that no flag takes: {argv[1:]}')
+  config = _settings.check(_CONFIG.value)
+  logging.set_verbosity(logging.ERROR)
+
+  data = datasets.load(
+    config.dataset, _DATA_DIR.value, config.validation, config.data_seed
+  )
+  num_steps = _settings.num_steps(config, len(data.train[1]))
+  splits = data.train, data.validation, data.test
+  source = Source(data, *map(_on_devices, splits), num_steps)
+  chosen = list(filter(None, config.only.split(',')))
+  specs = [s for s in config.methods if not chosen or s['name'] in chosen]
+  methods = [build_method(config, spec, source) for spec in specs]
+
+  stamp = time.strftime('%Y%m%d-%H%M%S')
+  workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}-{stamp}')
+  _records.claim(workdir, config)
+  leaves = prunable_names(methods[0])
+  metrics = _records.Table(workdir / 'metrics.csv', _report.metric_columns(leaves))
+  results = _records.Table(workdir / 'results.csv', _report.RESULT_COLUMNS)
+  print(f'{len(data.train[1]):,} training images, {num_steps:,} steps; {workdir}/')
+
+  done = {(row['method'], int(row['seed'])) for row in results.rows}
+  missing = [(m, s) for m in methods for s in config.seeds if (m.name, s) not in done]
+  for method, seed in missing:
+    finished = train(config, method, seed, source, workdir, metrics, results)
+    if not finished:
+      print(f'Stopped and saved. To go on: the same command, --workdir={workdir}')
+      sys.exit(143)  # What a shell reports of a process that SIGTERM ended.
+
+  timing = workdir / 'timing.json'
+  if missing or not timing.exists():
+    times = _measure.step_times(config, methods, source)
+    timing.write_text(json.dumps(times, indent=2))
+  print(_report.write(workdir, _settings.plain(config), json.loads(timing.read_text())))
+
+
+def _on_devices(split):
+  images, labels = split
+  return js.training.replicate({'images': images, 'labels': labels.astype(np.int32)})
+
+
+def build_method(config, spec, source: Source) -> Method:
+  """The model, the initial state and the compiled step of one method."""
+  sample = jnp.zeros((1, *source.data.image_shape))
+  model = _settings.model(config, spec, source.data.num_classes, sample)
+
+  def make_tx(seed):
+    inner = _settings.optimizer(config, source.num_steps)
+    return _settings.transform(spec, inner, seed, source.num_steps)
+
+  # The seed is data, so one compilation serves all seeds. Starting weights depend on
+  # it alone: methods with the same model start from the same weights.
+  @jax.jit
+  def init(seed):
+    model_key, mask_key, train_key = jax.random.split(jax.random.key(seed), 3)
+    params, model_state = model.init(model_key, sample)
+    return js.training.init_state(
+      make_tx(mask_key), params, model_state, seed=train_key
+    )
+
+  def prepare(indices, train_split, key):
+    images = train_split['images'][indices]
+    images = datasets.augment(key, images, **config.augment)
+    images = datasets.normalize(images, source.data.mean, source.data.std)
+    return {'images': images, 'labels': train_split['labels'][indices]}
+
+  def loss_fn(params, model_state, batch, key):
+    logits, model_state = model.apply(
+      params, model_state, batch['images'], train=True, key=key
+    )
+    targets = jax.nn.one_hot(batch['labels'], logits.shape[-1])
+    targets = optax.smooth_labels(targets, config.label_smoothing)
+    loss = jnp.mean(optax.softmax_cross_entropy(logits, targets))
+    accuracy = jnp.mean(jnp.argmax(logits, -1) == batch['labels'])
+    return loss, (model_state, {'accuracy': accuracy})
+
+  # The state carries the mask's key, so the seed given here is never used to draw.
+  step = js.training.make_step(
+    loss_fn, make_tx(0), prepare=prepare, accumulate=config.accumulate
+  )
+  scan = config.steps_per_call > 1
+  step_fn = js.training.shard_step(step, execution=config.execution, scan=scan)
+  return Method(
+    spec['name'], spec, model, init, step_fn,
+    evaluate=_measure.evaluator(model, source.data),
+    sparse=spec['transform'] not in _settings.BASELINES,
+  )  # fmt: skip
+
+
+def prunable_names(method: Method):
+  """The leaves whose density is recorded."""
+  params = jax.eval_shape(method.init, 0).params
+  return [name for name, leaf in js.leaves_of(params).items() if js.kernels(leaf)]
+
+
+def train(config, method, seed, source, workdir, metrics, results) -> bool:
+  """Trains one method with one seed; False when a signal ended it early."""
+  per_call = config.steps_per_call
+  eval_every = _settings.rounded(config.eval_every, per_call)
+  num_train = len(source.data.train[1])
+  label = f'{method.name}-{seed}'
+  target = _settings.final_sparsity(method.spec)
+  state = method.init(seed)
+  bar = writer = clock = None
+  seen = ''
+
+  def batches(step):
+    return datasets.batch_indices(num_train, config.batch_size, step, seed)
+
+  def on_start(state):
+    nonlocal bar, writer
+    step = int(state.step)
+    # Rows of steps that the checkpoint does not know are about to be made again.
+    pair = (method.name, str(seed))
+    metrics.keep(lambda r: (r['method'], r['seed']) != pair or int(r['step']) <= step)
+    events = str(workdir / 'tensorboard' / label)
+    writer = tensorboardX.SummaryWriter(events, purge_step=step + 1)
+    bar = tqdm.tqdm(
+      total=source.num_steps, initial=step, desc=f'{label:>16}', unit='step',
+      disable=not sys.stderr.isatty(), mininterval=0.2,
+    )  # fmt: skip
+
+  def on_steps(state, values):
+    nonlocal clock, seen
+    step = int(state.step)
+    loss, accuracy = (float(np.mean(values[k])) for k in ('loss', 'accuracy'))
+    bar.update(step - bar.n)
+    bar.set_postfix_str(f'loss {loss:.3f}, acc {accuracy:.1%}{seen}', refresh=False)
+    if clock is None:
+      clock = time.time(), step  # The first call compiles.
+    if step % eval_every and step != source.num_steps:
+      return None
+    rate = (step - clock[1]) / max(time.time() - clock[0], 1e-9)
+    row = evaluate_row(method, state, source)
+    row.update(
+      method=method.name, seed=seed, step=step, train_loss=loss,
+      train_accuracy=accuracy, steps_per_second=rate or float('nan'),
+    )  # fmt: skip
+    metrics.append(row)
+    _report.log_scalars(writer, row, step)
+    seen = f', val acc {row["val_accuracy"]:.1%}, sparsity {row["sparsity"]:.1%}'
+    if bar.disable:
+      print(f'{label:>16} step {step:>6}  {_report.progress(row)}', flush=True)
+    clock = time.time(), step
+    # A network that is not sparse yet is no candidate.
+    return row['val_accuracy'] if row['sparsity'] > target - 5e-3 else None
+
+  save_every = config.checkpoint_every if config.select == 'final' else eval_every
+  with js.checkpoint.open_dir(
+    workdir / 'checkpoints' / label,
+    keep=config.keep,
+    best='max' if config.select == 'best' else None,
+    config=_report.identity(_settings.plain(config), method.name, seed),
+  ) as checkpoints:
+    run = js.training.run(
+      method.step_fn, state, batches, source.num_steps, data=source.train,
+      steps_per_call=per_call if per_call > 1 else None, checkpoints=checkpoints,
+      save_every=_settings.rounded(save_every, per_call),
+      on_start=on_start, on_steps=on_steps,
+    )  # fmt: skip
+    bar.close()
+    writer.close()
+    if run.finished:
+      results.append(test_row(config, method, seed, source, run.state, checkpoints))
+  return run.finished
+
+
+def evaluate_row(method: Method, state, source: Source) -> dict:
+  """Validation loss and accuracy, sparsity and densities of a state."""
+  stats = js.summary.stats(state.params, state.opt_state if method.sparse else None)
+  row = {f'density/{name}': 1.0 for name in prunable_names(method)}
+  row.update({f'density/{k}': v for k, v in stats.density.items()})
+  loss, accuracy = method.evaluate(state, source.validation)
+  row.update(
+    val_loss=loss, val_accuracy=accuracy, sparsity=stats.nominal_sparsity,
+    whole_sparsity=stats.whole_model_sparsity,
+  )  # fmt: skip
+  return row
+
+
+def test_row(config, method, seed, source, state, checkpoints) -> dict:
+  """The one look at the test set, with what the chosen network holds and costs."""
+  if config.select == 'best' and checkpoints.best_step() is not None:
+    state = checkpoints.restore(state, step=checkpoints.best_step()).state
+  row = evaluate_row(method, state, source)
+  loss, accuracy = method.evaluate(state, source.test)
+  stats = js.summary.stats(state.params, state.opt_state if method.sparse else None)
+  image = jnp.zeros((1, *source.data.image_shape))
+  apply_fn = lambda p, x: method.model.apply(p, state.model_state, x, train=False)[0]
+  masks = js.get_masks(state.opt_state) if method.sparse else None
+  flops = js.summary.flops(apply_fn, state.params, image, masks=masks)
+  return dict(
+    method=method.name, seed=seed, step=int(state.step),
+    target_sparsity=_settings.final_sparsity(method.spec),
+    val_accuracy=row['val_accuracy'], test_accuracy=accuracy, test_loss=loss,
+    nominal_sparsity=stats.nominal_sparsity, whole_sparsity=stats.whole_model_sparsity,
+    weights=stats.num_weights, kept=stats.num_kept, param_bytes=stats.param_bytes,
+    mask_bytes=stats.mask_bytes,
+    state_bytes=_report.num_bytes(state.opt_state) - stats.mask_bytes,
+    dense_flops=int(flops.dense), sparse_flops=int(flops.sparse),
+  )  # fmt: skip
+
+
+if __name__ == '__main__':
+  app.run(_commands.guarded(main), flags_parser=_commands.parse_flags)

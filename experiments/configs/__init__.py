@@ -1,0 +1,1 @@
+"""Configs of the experiments; each says its command, its time and its result."""
