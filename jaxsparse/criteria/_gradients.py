@@ -10,6 +10,16 @@ from jaxsparse import core
 Loss = Callable[..., jax.Array]
 
 
+def _masked(evidence):
+  """The parameters that the model sees: earlier rounds of pruning are in the masks."""
+  params = evidence.params[0]
+  if evidence.masks is None:
+    return params
+  return jax.tree.map(
+    lambda m, p: jnp.where(m, p, jnp.zeros_like(p)), evidence.masks, params
+  )
+
+
 def _abs_product(a, b):
   return jax.tree.map(lambda x, y: jnp.abs(x * y), a, b)
 
@@ -62,7 +72,7 @@ def snip(loss: Loss, *batch) -> core.Criterion:
   """
 
   def score(evidence):
-    params = evidence.params[0]
+    params = _masked(evidence)
     return _abs_product(params, jax.grad(loss)(params, *batch))
 
   return score
@@ -88,7 +98,7 @@ def grasp(loss: Loss, *batch) -> core.Criterion:
   """
 
   def score(evidence):
-    params = evidence.params[0]
+    params = _masked(evidence)
     gradient = lambda p: jax.grad(loss)(p, *batch)
     grads = gradient(params)
     _, curvature = jax.jvp(gradient, (params,), (grads,))
@@ -115,13 +125,8 @@ def synflow(apply_fn: Callable, *inputs) -> core.Criterion:
   """
 
   def score(evidence):
-    params = evidence.params[0]
-    if evidence.masks is not None:
-      params = jax.tree.map(
-        lambda m, p: jnp.where(m, p, jnp.zeros_like(p)), evidence.masks, params
-      )
     ones = jax.tree.map(jnp.ones_like, inputs)
-    positive = jax.tree.map(jnp.abs, params)
+    positive = jax.tree.map(jnp.abs, _masked(evidence))
     flow = jax.grad(lambda p: jnp.sum(apply_fn(p, *ones)))(positive)
     return _abs_product(positive, flow)
 
