@@ -21,10 +21,11 @@ def test_rich_tree_round_trip(tmp_path):
   state = trees.rich_state(1)
   extra = {'epoch': 3, 'files': ['a', 'b'], 'seed': None, 'lr': 0.1, 'ü': {'x': []}}
   with js.checkpoint.open_dir(tmp_path / 'deep' / 'er') as checkpoints:
+    assert isinstance(checkpoints, js.checkpoint.Checkpoints)
     assert checkpoints.restore(trees.rich_state(2)) is None
     assert checkpoints.save(7, state, extra=extra) is True
     restored = checkpoints.restore(trees.rich_state(2))
-  assert (restored.step, restored.extra) == (7, extra)
+  assert restored == js.checkpoint.Restored(7, restored.state, extra)
   trees.assert_same(restored.state, state)
 
 
@@ -304,7 +305,7 @@ def test_the_config_is_readable_text(tmp_path):
 def test_guard_sets_a_flag_and_restores_handlers(number):
   before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
   with js.checkpoint.sigterm_guard() as guard:
-    assert not guard.triggered
+    assert isinstance(guard, js.checkpoint.SignalGuard) and not guard.triggered
     os.kill(os.getpid(), number)
     assert guard.triggered
     os.kill(os.getpid(), signal.SIGTERM)
