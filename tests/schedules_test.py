@@ -52,6 +52,14 @@ def test_values(schedule, reference):
     np.testing.assert_allclose(traced(jnp.int32(step)), reference(step), atol=1e-6)
 
 
+def test_a_number_is_a_schedule():
+  assert float(js.schedules.as_fraction(0.25, 'drop_fraction')(7)) == 0.25
+  schedule = js.schedules.cosine(0.3, 10)
+  assert js.schedules.as_fraction(schedule, 'drop_fraction') is schedule
+  with pytest.raises(ValueError, match='drop_fraction=1.5'):
+    js.schedules.as_fraction(1.5, 'drop_fraction')
+
+
 def test_ends_are_exact():
   for make in (js.schedules.cubic, js.schedules.cosine_sparsity):
     schedule = make(0.7, 3, 1003, initial=0.1)

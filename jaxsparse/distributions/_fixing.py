@@ -94,7 +94,7 @@ def uniform_plus(
     >>> leaves = js.leaves_of(params | {'block': jnp.ones((3, 3, 16, 64))})
     >>> shares = js.distributions.uniform_plus(leaves, 0.9)
     >>> {name: round(s, 3) for name, s in shares.items()}
-    {'block': 0.952, 'head': 0.8, 'stem': 0.0}
+    {'block': 0.949, 'head': 0.8, 'stem': 0.0}
 
   Liu et al., "The unreasonable effectiveness of random pruning", 2022.
   """
@@ -106,7 +106,7 @@ def uniform_plus(
   if not convolutions or not matrices:
     raise ValueError(
       'uniform_plus: wanted a convolution and a matrix among the leaves'
-      f' {list(leaves)}; use fixing(_shapes.uniform, ...) to name what stays dense.'
+      f' {list(leaves)}; use fixing(uniform, ...) to name what stays dense.'
     )
   first = min(convolutions, key=lambda x: _counts.lengths(x, x.in_axes)).name
   last = min(matrices, key=lambda x: _counts.lengths(x, x.out_axes)).name

@@ -72,7 +72,7 @@ def hash_index(shape: tuple[int, ...]) -> jax.Array:
   Example:
     >>> import jaxsparse as js
     >>> [hex(int(h)) for h in js.masks.hash_index((3,))]
-    ['0x0', '0x6cc4f88e', '0xd989f11c']
+    ['0x0', '0x688990c0', '0xd1132181']
   """
   index = jnp.zeros(shape, jnp.uint32)
   stride = 1

@@ -1,0 +1,28 @@
+"""Checks of the arguments of schedules."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def as_step(step):
+  return jnp.asarray(step).astype(jnp.int32)
+
+
+def finite(name, value):
+  if isinstance(value, jax.core.Tracer) or not math.isfinite(value):
+    raise ValueError(f'{name}={value!r}: wanted a finite Python number.')
+
+
+def fraction(name, value):
+  finite(name, value)
+  if not 0 <= value <= 1:
+    raise ValueError(f'{name}={value!r}: wanted a number in [0, 1].')
+
+
+def step(name, value, least=0):
+  is_int = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+  if not is_int or not least <= value < 2**31:
+    raise ValueError(f'{name}={value!r}: wanted an int of at least {least}.')

@@ -1,0 +1,191 @@
+"""Schedules: functions of the step that return a number."""
+
+import math
+
+import jax.numpy as jnp
+
+from jaxsparse import core
+from jaxsparse.schedules import _checks
+
+
+def as_fraction(value, name: str) -> core.Schedule:
+  """A schedule from a schedule or from a number in [0, 1].
+
+  Args:
+    value: a function of the step, returned as it is, or a number.
+    name: what the argument is called, for the error.
+
+  Returns:
+    A schedule.
+
+  Raises:
+    ValueError: a number outside [0, 1].
+
+  Example:
+    >>> import jaxsparse as js
+    >>> float(js.schedules.as_fraction(0.25, 'drop_fraction')(3))
+    0.25
+  """
+  if callable(value):
+    return value
+  _checks.fraction(name, value)
+  return constant(value)
+
+
+def constant(value: float) -> core.Schedule:
+  """The same number at every step: `f(t) = value`.
+
+  Args:
+    value: a finite number.
+
+  Returns:
+    A schedule that returns a float32 scalar.
+
+  Raises:
+    ValueError: `value` is not finite.
+
+  Example:
+    >>> import jaxsparse as js
+    >>> float(js.schedules.constant(0.5)(100))
+    0.5
+  """
+  _checks.finite('value', value)
+  return lambda step: jnp.full(jnp.shape(step), value, jnp.float32)
+
+
+def cosine(initial: float, stop: int, final: float = 0.0) -> core.Schedule:
+  """A fraction that decays along half a cosine: how much is dropped and grown.
+
+  `f(t) = final + (initial - final) / 2 (1 + cos(pi t / stop))` before `stop`, and
+  `final` from then on.
+
+  Args:
+    initial: the fraction at step 0, in [0, 1].
+    stop: the step at which it has decayed.
+    final: the fraction from `stop` on, in [0, 1].
+
+  Returns:
+    A schedule that returns a float32 scalar.
+
+  Raises:
+    ValueError: a fraction outside [0, 1], or not `0 < stop`.
+
+  Example:
+    >>> import jaxsparse as js
+    >>> fraction = js.schedules.cosine(0.3, stop=100)
+    >>> [round(float(fraction(t)), 3) for t in (0, 50, 100, 200)]
+    [0.3, 0.15, 0.0, 0.0]
+
+  Evci et al., "Rigging the Lottery", 2020, section 3.
+  """
+  return cosine_sparsity(final, 0, stop, initial)
+
+
+def cosine_sparsity(
+  final: float, start: int, stop: int, initial: float = 0.0
+) -> core.Schedule:
+  """Sparsity that rises along half a cosine: slowly at both ends.
+
+  `s(t) = final + (initial - final) / 2 (1 + cos(pi (t - start) / (stop - start)))`
+  between `start` and `stop`, `initial` before and `final` after.
+
+  Args:
+    final: sparsity from `stop` on, in [0, 1].
+    start: the last step with the initial sparsity.
+    stop: the first step with the final sparsity.
+    initial: sparsity up to `start`, in [0, 1].
+
+  Returns:
+    A schedule that returns a float32 scalar.
+
+  Raises:
+    ValueError: a sparsity outside [0, 1], or not `0 <= start < stop`.
+
+  Example:
+    >>> import jaxsparse as js
+    >>> sparsity = js.schedules.cosine_sparsity(0.8, start=0, stop=100)
+    >>> [round(float(sparsity(t)), 3) for t in (0, 50, 100)]
+    [0.0, 0.4, 0.8]
+  """
+  left = _time_left(final, start, stop, initial)
+  # (1 + cos(pi u)) / 2 as a square: exactly 1 and 0 at the ends, also in float32.
+  return lambda step: _between(
+    initial, final, jnp.sin(left(step) * jnp.float32(math.pi / 2)) ** 2
+  )
+
+
+def cubic(final: float, start: int, stop: int, initial: float = 0.0) -> core.Schedule:
+  """Sparsity that rises fast, then slowly.
+
+  `s(t) = final + (initial - final) (1 - (t - start) / (stop - start))^3` between
+  `start` and `stop`, `initial` before and `final` after.
+
+  Args:
+    final: sparsity from `stop` on, in [0, 1].
+    start: the last step with the initial sparsity.
+    stop: the first step with the final sparsity.
+    initial: sparsity up to `start`, in [0, 1].
+
+  Returns:
+    A schedule that returns a float32 scalar.
+
+  Raises:
+    ValueError: a sparsity outside [0, 1], or not `0 <= start < stop`.
+
+  Example:
+    >>> import jaxsparse as js
+    >>> sparsity = js.schedules.cubic(0.8, start=0, stop=100)
+    >>> [round(float(sparsity(t)), 3) for t in (0, 50, 100, 200)]
+    [0.0, 0.7, 0.8, 0.8]
+
+  Zhu & Gupta, "To prune, or not to prune", 2017, equation 1.
+  """
+  left = _time_left(final, start, stop, initial)
+  return lambda step: _between(initial, final, left(step) ** 3)
+
+
+def one_shot(final: float, at: int) -> core.Schedule:
+  """All of the sparsity at once: `s(t) = final if t >= at else 0`.
+
+  Args:
+    final: sparsity from step `at` on, in [0, 1].
+    at: the first sparse step.
+
+  Returns:
+    A schedule that returns a float32 scalar.
+
+  Raises:
+    ValueError: `final` outside [0, 1], or a negative `at`.
+
+  Example:
+    >>> import jaxsparse as js
+    >>> sparsity = js.schedules.one_shot(0.9, at=10)
+    >>> [round(float(sparsity(t)), 2) for t in (9, 10)]
+    [0.0, 0.9]
+  """
+  _checks.fraction('final', final)
+  _checks.step('at', at)
+  return lambda step: jnp.where(
+    _checks.as_step(step) >= at, jnp.float32(final), jnp.float32(0)
+  )
+
+
+def _time_left(final, start, stop, initial):
+  """Checks a ramp; returns `step -> share of the ramp still to come`, in [0, 1]."""
+  _checks.fraction('final', final)
+  _checks.fraction('initial', initial)
+  _checks.step('start', start)
+  _checks.step('stop', stop, least=start + 1)
+
+  def left(step):
+    # In integers until the end: exactly 0 at `stop`, and right above 2**24.
+    remaining = stop - jnp.clip(_checks.as_step(step), start, stop)
+    return remaining.astype(jnp.float32) / jnp.float32(stop - start)
+
+  return left
+
+
+def _between(initial, final, share):
+  initial, final = jnp.float32(initial), jnp.float32(final)
+  # Not `final + (initial - final) * share`, which misses `initial` by rounding.
+  return initial * share + final * (1.0 - share)

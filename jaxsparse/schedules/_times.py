@@ -1,0 +1,101 @@
+"""Times of rewiring: functions of the step that return a bool."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse import core
+from jaxsparse.schedules import _checks
+
+
+def always(step) -> jax.Array:
+  """True at every step.
+
+  Example:
+    >>> import jaxsparse as js
+    >>> bool(js.schedules.always(3))
+    True
+  """
+  return jnp.ones(jnp.shape(step), bool)
+
+
+def at(*steps: int | Sequence[int]) -> core.When:
+  """True at the given steps.
+
+  Args:
+    *steps: ints, or one sequence of ints.
+
+  Returns:
+    A function `step -> bool` scalar.
+
+  Raises:
+    ValueError: no step, or a step that is no int or negative.
+
+  Example:
+    >>> import jaxsparse as js
+    >>> when = js.schedules.at(3, 7)
+    >>> [t for t in range(10) if when(t)]
+    [3, 7]
+  """
+  if len(steps) == 1 and not np.ndim(steps[0]) == 0:
+    steps = tuple(steps[0])
+  if not steps:
+    raise ValueError('at: no step given; wanted one or more, or schedules.never.')
+  for step in steps:
+    _checks.step('steps', step)
+  # Sorted, so that equal sets of steps compile to the same program.
+  chosen = np.array(sorted(set(steps)), np.int32)
+
+  def when(step):
+    step = _checks.as_step(step)
+    return jnp.any(step[..., None] == chosen.reshape((1,) * step.ndim + (-1,)), -1)
+
+  return when
+
+
+def every(n: int, start: int | None = None, stop: int | None = None) -> core.When:
+  """True at the multiples of `n` with `start <= step < stop`.
+
+  Args:
+    n: the number of steps from one True to the next.
+    start: the first step that may be True; None for `n`, so that the start is
+      trained before it is judged.
+    stop: the first step that may not be True again; None for no end.
+
+  Returns:
+    A function `step -> bool` scalar.
+
+  Raises:
+    ValueError: `n` below 1, a negative `start`, or a `stop` before `start`.
+
+  Example:
+    >>> import jaxsparse as js
+    >>> when = js.schedules.every(10, stop=30)
+    >>> [t for t in range(50) if when(t)]
+    [10, 20]
+  """
+  _checks.step('n', n, least=1)
+  start = n if start is None else start
+  _checks.step('start', start)
+  if stop is not None:
+    _checks.step('stop', stop, least=start)
+
+  def when(step):
+    step = _checks.as_step(step)
+    due = (step % jnp.int32(n) == 0) & (step >= start)
+    return due if stop is None else due & (step < stop)
+
+  return when
+
+
+def never(step) -> jax.Array:
+  """False at every step: masks stay as they start.
+
+  Example:
+    >>> import jaxsparse as js
+    >>> bool(js.schedules.never(3))
+    False
+  """
+  return jnp.zeros(jnp.shape(step), bool)
