@@ -1,0 +1,69 @@
+"""One-shot pruning: dense before, pruned once, fixed after."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxsparse as js
+
+
+def _run(tx, params, grads, num):
+  params, state = js.init(tx, params)
+  history = []
+  for _ in range(num):
+    updates, state = tx.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    history.append((params, js.get_masks(state)))
+  return history
+
+
+def test_golden():
+  tx = js.transforms.one_shot(optax.sgd(1.0), 0.5, step=1)
+  # Dense it would be 4 3 / 2 1, then 3 3 / 3 0.5 and 2 3 / 4 0 after the steps.
+  params = {'kernel': jnp.array([[4.0, 3.0], [2.0, 1.0]])}
+  grads = {'kernel': jnp.array([[1.0, 0.0], [-1.0, 0.5]])}
+  history = _run(tx, params, grads, 4)
+  kernels = [p['kernel'].tolist() for p, _ in history]
+  assert kernels == [
+    [[3.0, 3.0], [3.0, 0.5]],
+    [[0.0, 3.0], [4.0, 0.0]],
+    [[0.0, 3.0], [5.0, 0.0]],
+    [[0.0, 3.0], [6.0, 0.0]],
+  ]
+  counts = [int(m['kernel'].sum()) for _, m in history]
+  assert counts == [4, 2, 2, 2]
+
+
+def test_fine_tuning_keeps_the_masks():
+  tx = js.transforms.one_shot(optax.adam(0.5), 0.75, step=0)
+  params = {'kernel': jax.random.normal(jax.random.key(0), (6, 6))}
+  grads = {'kernel': jax.random.normal(jax.random.key(1), (6, 6))}
+  history = _run(tx, params, grads, 5)
+  first = np.asarray(history[0][1]['kernel'])
+  assert first.sum() == 9
+  for p, m in history:
+    np.testing.assert_array_equal(m['kernel'], first)
+    assert not np.asarray(p['kernel'])[~first].any()
+
+
+def test_global_pool_needs_no_equal_shares():
+  tx = js.transforms.one_shot(
+    optax.sgd(0.0), 0.5, step=0, distribution=js.distributions.global_pool
+  )
+  params = {'a': jnp.full((2, 2), 1.0), 'b': jnp.full((2, 2), 2.0)}
+  ((_, masks),) = _run(tx, params, params, 1)
+  assert [int(m.sum()) for m in masks.values()] == [0, 4]
+
+
+@pytest.mark.parametrize(
+  'kwargs, message',
+  [
+    ({'sparsity': 0.5, 'step': -1}, 'one_shot: step=-1: wanted 0 or more'),
+    ({'sparsity': 1.0, 'step': 1}, r'sparsity=1.0.*\[0, 1\)'),
+  ],
+)
+def test_bad_arguments_are_refused(kwargs, message):
+  with pytest.raises(ValueError, match=message):
+    js.transforms.one_shot(optax.sgd(0.1), **kwargs)
