@@ -13,7 +13,7 @@ import pytest
 from tests import recovery_driver
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
-_NUM_STEPS = 100
+_NUM_STEPS = 160
 
 
 @pytest.fixture(scope='module')
@@ -91,7 +91,7 @@ def test_kill_9_at_random_moments(tmp_path, cache, undisturbed):
   reached, during_a_save = 0, 0
   for _ in range(4):
     code, _, errors = _signal_after(
-      directory, cache, reached + 8, signal.SIGKILL, draw.uniform(0, 0.2)
+      directory, cache, reached + 8, signal.SIGKILL, draw.uniform(0, 0.15)
     )
     assert code == -signal.SIGKILL, errors
     during_a_save += any('tmp' in p.name for p in directory.iterdir())
