@@ -68,8 +68,20 @@ def from_nonzeros(params, prunable: core.Prunable = core.kernels, leaves=None):
 
 def from_named(params, masks: dict[str, jax.Array]):
   """A mask tree from `{leaf name: mask}`; a scalar True for every other leaf."""
-  names, _, treedef = core.named_leaves(params)
+  names, values, treedef = core.named_leaves(params)
   # A fresh array per leaf: a shared one could not be donated.
   return treedef.unflatten(
-    [masks[n] if n in masks else jnp.ones((), bool) for n in names]
+    [
+      _placed(masks[n], x) if n in masks else jnp.ones((), bool)
+      for n, x in zip(names, values)
+    ]
   )
+
+
+def _placed(mask, param):
+  """The mask with the sharding of its parameter; traced ones are the compiler's."""
+  traced = any(isinstance(x, jax.core.Tracer) for x in (mask, param))
+  sharding = getattr(param, 'sharding', None)
+  if traced or sharding is None or mask.shape != param.shape or not param.committed:
+    return mask
+  return jax.device_put(mask, sharding)

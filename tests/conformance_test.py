@@ -1,0 +1,317 @@
+"""Every transform passes every check; RigL does so with every optimizer."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxsparse as js
+
+_UNIFORM = js.distributions.uniform
+_EVERY_2 = js.schedules.every(2)
+_QUARTER = {'dense1/kernel': 128, 'dense2/kernel': 64}
+_GIVEN = js.masks.from_named(
+  js.testing.small_params(),
+  {
+    'dense1/kernel': jnp.arange(512).reshape(16, 32) % 4 == 1,
+    'dense2/kernel': jnp.arange(8).reshape(1, 8) < 2,
+  },
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A transform, and what is to be expected of it.
+
+  Attributes:
+    make_tx: `(inner, seed) -> tx`.
+    num_kept: weights kept by leaf, or a function of the steps made.
+    moves: whether masks change within the run.
+    grows: whether weights grow at 0.
+    dense_gradient: whether the inner optimizer sees gradients off the mask.
+    any_tree: whether it takes other trees than the small network.
+  """
+
+  make_tx: Callable
+  num_kept: dict | Callable = dataclasses.field(default_factory=lambda: _QUARTER)
+  moves: bool = True
+  grows: bool = False
+  dense_gradient: bool = False
+  any_tree: bool = True
+
+
+def _cubic(step):
+  # 0.75 (1 - (1 - t / 4)^3) of the weights are gone after the update of step t.
+  last = step - 1 - (step - 1) % 2
+  share = 0.75 * (1 - (1 - min(last, 4) / 4) ** 3) if step else 0.0
+  return {
+    'dense1/kernel': round(512 * (1 - share)),
+    'dense2/kernel': round(256 * (1 - share)),
+  }
+
+
+def _erk():
+  # (in + out) / (in * out) times one constant, 0.25 * 768 weights together.
+  raw = {'dense1/kernel': 48 / 512, 'dense2/kernel': 40 / 256}
+  scale = 192 / (48 + 40)
+  return {n: round(scale * r * s) for (n, r), s in zip(raw.items(), (512, 256))}
+
+
+def _static(inner, seed):
+  return js.transforms.static(inner, 0.75, seed=seed)
+
+
+def _given(inner, seed):
+  del seed
+  return js.transforms.static(inner, masks=_GIVEN)
+
+
+def _snip(inner, seed):
+  del seed
+
+  def loss(params):
+    return sum(jnp.sum(jnp.sin(p)) for p in jax.tree.leaves(params))
+
+  return js.transforms.static(
+    inner, 0.75, criterion=js.criteria.snip(loss), distribution=_UNIFORM
+  )
+
+
+def _one_shot(inner, seed):
+  del seed
+  return js.transforms.one_shot(inner, 0.75, step=2)
+
+
+def _gmp(inner, seed):
+  del seed
+  sparsity = js.schedules.cubic(0.75, start=0, stop=4)
+  return js.transforms.gmp(inner, sparsity, when=_EVERY_2)
+
+
+def _set(inner, seed):
+  return js.transforms.set(inner, 0.75, seed=seed, when=_EVERY_2, distribution=_UNIFORM)
+
+
+def _rigl(inner, seed, **kwargs):
+  kwargs = {'distribution': _UNIFORM, 'when': _EVERY_2, **kwargs}
+  return js.transforms.rigl(inner, 0.75, seed=seed, **kwargs)
+
+
+def _sr_ste(inner, seed):
+  del seed
+  return js.transforms.sr_ste(inner, 1, 4)
+
+
+def _ste(inner, seed):
+  del seed
+  return js.transforms.ste(inner, 0.75)
+
+
+_ROWS = {
+  'static': Row(_static, _erk(), moves=False),
+  'static_given': Row(_given, moves=False, any_tree=False),
+  'static_snip': Row(_snip, moves=False, any_tree=False),
+  'one_shot': Row(_one_shot, lambda step: _QUARTER if step > 2 else {}),
+  'gmp': Row(_gmp, _cubic),
+  'set': Row(_set, grows=True),
+  'rigl': Row(_rigl, grows=True),
+  'rigl_that_skips': Row(functools.partial(_rigl, skip_step=True), grows=True),
+  'rigl_block': Row(
+    functools.partial(_rigl, structure=js.masks.Block((4, 2))), grows=True
+  ),
+  'rigl_channel': Row(
+    functools.partial(_rigl, structure=js.masks.Channel()), grows=True
+  ),
+  'rigl_nm': Row(functools.partial(_rigl, structure=js.masks.NM(1, 4)), grows=True),
+  'ste': Row(_ste, dense_gradient=True),
+  'sr_ste': Row(_sr_ste, dense_gradient=True),
+}
+
+
+@functools.cache
+def _history(name):
+  # One compiled run serves the checks of a row; files are not shared by workers.
+  return js.testing.train(_ROWS[name].make_tx)
+
+
+@pytest.fixture(params=_ROWS)
+def name(request):
+  return request.param
+
+
+@pytest.fixture
+def row(name):
+  return _ROWS[name]
+
+
+@pytest.fixture
+def history(name):
+  return _history(name)
+
+
+def test_protocol(history):
+  js.testing.check_protocol(history)
+
+
+def test_counts_are_exact_at_every_step(row, history):
+  js.testing.check_counts(history, row.num_kept)
+
+
+def test_zeros_off_the_mask_at_every_step(history):
+  js.testing.check_zeros(history)
+
+
+def test_one_trace(history):
+  js.testing.check_one_trace(history)
+
+
+def test_masks_move_where_they_should(row, history):
+  if row.moves:
+    js.testing.check_masks_move(history)
+  else:
+    with pytest.raises(AssertionError, match='no mask changed'):
+      js.testing.check_masks_move(history)
+
+
+def test_grown_weights_start_afresh(row, history):
+  if row.grows:
+    js.testing.check_grown(history)
+
+
+def test_extra_args(history):
+  js.testing.check_extra_args(history)
+
+
+def test_nan_off_the_mask(row, history):
+  js.testing.check_nan(history, dense_gradient=row.dense_gradient)
+
+
+def test_donation(history):
+  js.testing.check_donation(history)
+
+
+def test_checkpoint(history):
+  js.testing.check_checkpoint(history)
+
+
+@pytest.mark.parametrize('batch_step', [False, True])
+def test_vmap_over_seeds(history, batch_step):
+  js.testing.check_vmap(history, batch_step=batch_step)
+
+
+def test_bfloat16(history):
+  js.testing.check_dtype(history, jnp.bfloat16)
+
+
+def test_float32_stays(history):
+  before, after = (
+    jax.tree.map(lambda x: x.dtype, p) for p in (history.params[0], history.params[-1])
+  )
+  assert before == after
+
+
+def test_containers(row, history):
+  if row.any_tree:
+    js.testing.check_containers(history)
+
+
+def test_masked_node(row, history):
+  if row.any_tree:
+    js.testing.check_masked_node(history)
+
+
+def test_odd_trees(row, history):
+  if row.any_tree:
+    js.testing.check_odd_trees(history)
+
+
+@pytest.mark.parametrize('num_devices', [2, 8])
+def test_replicas(history, num_devices):
+  js.testing.check_replicas(history, num_devices=num_devices)
+
+
+def test_sharded_params(history):
+  js.testing.check_sharded(history)
+
+
+def _by_kind(params):
+  return jax.tree.map(lambda p: 'matrix' if p.ndim == 2 else 'vector', params)
+
+
+_OPTIMIZERS = {
+  'sgd': lambda: optax.sgd(0.1),
+  'momentum': lambda: optax.sgd(0.1, momentum=0.9),
+  'nesterov': lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
+  'adam': lambda: optax.adam(1e-2),
+  'adamw': lambda: optax.adamw(1e-2, weight_decay=0.1),
+  'amsgrad': lambda: optax.amsgrad(1e-2),
+  'lion': lambda: optax.lion(1e-2),
+  'adafactor': lambda: optax.adafactor(1e-2),
+  'adafactor_factored': lambda: optax.adafactor(1e-2, min_dim_size_to_factor=8),
+  'rmsprop': lambda: optax.rmsprop(1e-2, initial_scale=0.5),
+  'adagrad': lambda: optax.adagrad(1e-1),
+  'novograd': lambda: optax.novograd(1e-2),
+  'lamb': lambda: optax.lamb(1e-2),
+  'inject_hyperparams': lambda: optax.inject_hyperparams(optax.adam)(
+    optax.linear_schedule(1e-2, 1e-3, 10)
+  ),
+  'multi_steps': lambda: optax.MultiSteps(optax.adam(1e-2), 2),
+  'clipping': lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2)),
+  'partition': lambda: optax.partition(
+    {'matrix': optax.adam(1e-2), 'vector': optax.sgd(0.1, momentum=0.9)}, _by_kind
+  ),
+  'apply_if_finite': lambda: optax.apply_if_finite(optax.adam(1e-2), 5),
+  'muon': lambda: optax.contrib.muon(1e-2),
+  'prodigy': lambda: optax.contrib.prodigy(1.0),
+  'schedule_free': lambda: optax.contrib.schedule_free_adamw(1e-2),
+}
+
+
+@pytest.mark.parametrize('optimizer', _OPTIMIZERS)
+def test_rigl_with_every_optimizer(optimizer):
+  inner = _OPTIMIZERS[optimizer]()
+  history = js.testing.train(_rigl, inner=inner, steps=6)
+  js.testing.check_counts(history, _QUARTER)
+  js.testing.check_zeros(history)
+  js.testing.check_one_trace(history)
+  js.testing.check_grown(history)
+  assert jax.tree.all(jax.tree.map(lambda p: np.isfinite(p).all(), history.params[-1]))
+
+
+@pytest.mark.parametrize('optimizer', ['momentum', 'adafactor', 'prodigy'])
+@pytest.mark.parametrize('name', ['gmp', 'set', 'ste'])
+def test_other_transforms_with_a_few_optimizers(name, optimizer):
+  row, inner = _ROWS[name], _OPTIMIZERS[optimizer]()
+  history = js.testing.train(row.make_tx, inner=inner, steps=6)
+  js.testing.check_counts(history, row.num_kept)
+  js.testing.check_zeros(history)
+  js.testing.check_one_trace(history)
+
+
+def _in_multi_steps(inner, seed):
+  return optax.MultiSteps(_rigl(inner, seed), 2).gradient_transformation()
+
+
+def _in_apply_if_finite(inner, seed):
+  return optax.apply_if_finite(_rigl(inner, seed), 5)
+
+
+def _after_clipping(inner, seed):
+  return optax.chain(optax.clip_by_global_norm(1.0), _rigl(inner, seed))
+
+
+@pytest.mark.parametrize(
+  'make_tx', [_in_multi_steps, _in_apply_if_finite, _after_clipping]
+)
+def test_what_may_stand_outside(make_tx):
+  history = js.testing.train(make_tx, steps=9)
+  js.testing.check_counts(history, _QUARTER)
+  js.testing.check_zeros(history)
+  js.testing.check_one_trace(history)
+  js.testing.check_masks_move(history)
+  js.testing.check_grown(history)
