@@ -30,8 +30,9 @@ def global_pool(
     >>> {name: int(k) for name, k in kept.items()}
     {'a': 1, 'b': 3}
   """
-  pool = {name: x for name, x in _scores_of(leaves, scores, 'global_pool')}
-  return masks.threshold_counts(pool, _counts.total_kept(leaves, sparsity))
+  num_kept = _counts.total_kept(leaves, sparsity)
+  pool = dict(_scores_of(leaves, scores, 'global_pool'))
+  return masks.threshold_counts(pool, num_kept)
 
 
 def lamp(leaves: _counts.Leaves, sparsity, scores: core.Scores) -> dict[str, jax.Array]:
@@ -61,11 +62,10 @@ def lamp(leaves: _counts.Leaves, sparsity, scores: core.Scores) -> dict[str, jax
 
   Lee et al., "Layer-adaptive sparsity for the magnitude-based pruning", 2021.
   """
-  pool = {
-    name: _lamp_scores(leaves[name], x)
-    for name, x in _scores_of(leaves, scores, 'lamp')
-  }
-  return masks.threshold_counts(pool, _counts.total_kept(leaves, sparsity))
+  num_kept = _counts.total_kept(leaves, sparsity)
+  found = _scores_of(leaves, scores, 'lamp')
+  pool = {name: _lamp_scores(leaves[name], x) for name, x in found}
+  return masks.threshold_counts(pool, num_kept)
 
 
 def _scores_of(leaves, scores, who):
