@@ -38,9 +38,10 @@ def global_pool(
 def lamp(leaves: _counts.Leaves, sparsity, scores: core.Scores) -> dict[str, jax.Array]:
   """A global pool of magnitudes relative to what is left of their layer.
 
-  `score(u) = w_u^2 / sum of w_v^2 over the v of the same layer with |w_v| >= |w_u|`.
-  The largest weight of each layer scores 1, so no layer is emptied. The cumulated sum
-  needs a sort per leaf (which gathers a sharded leaf): decide rarely.
+  `score(u) = w_u^2 / sum of w_v^2 over v >= u`, the weights of a layer sorted upwards.
+  The largest weight of each layer scores 1, so no layer is emptied as long as there
+  are no more layers than kept weights. The cumulated sum needs a sort per leaf, which
+  gathers a sharded one: decide rarely.
 
   Args:
     leaves: the pruned leaves by name; each stacked layer is normalised by itself.
