@@ -21,8 +21,9 @@ import time
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jaxsparse as js
 import optax
+
+import jaxsparse as js
 
 S = js.schedules
 SPARSITY = 0.9
