@@ -35,6 +35,7 @@ class _Bracket(NamedTuple):
   step: jax.Array
 
 
+@functools.partial(jax.jit, static_argnums=3, inline=True)
 def find_level(arrays, wanted, total, axes):
   """Finds a level with `wanted` keys at or above it, or the level of a tie.
 

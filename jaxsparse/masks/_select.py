@@ -6,6 +6,7 @@ gathered: only counts cross devices.
 """
 
 from collections.abc import Mapping
+import functools
 import math
 
 import jax
@@ -123,6 +124,8 @@ def top_k_mask(scores: jax.Array, num_kept, unit_axes: tuple[int, ...]) -> jax.A
   return _select_keys(keys, num_kept, axes)
 
 
+# Compiled once per shape also when nothing around it is: `tx.init` of many layers.
+@functools.partial(jax.jit, static_argnums=2, inline=True)
 def _select_keys(keys, num_kept, axes):
   # The seam for a native kernel: it takes (keys, num_kept, axes), returns the mask.
   slices = tuple(1 if a in axes else n for a, n in enumerate(keys.shape))
