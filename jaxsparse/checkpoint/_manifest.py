@@ -38,7 +38,7 @@ def digest(value) -> int:
   seed = zlib.crc32(f'{value.dtype} {value.shape}'.encode())
   if value.dtype.name in ('int2', 'int4', 'uint2', 'uint4'):
     value = value.astype(np.int8)  # The unused high bits of a byte are arbitrary.
-  return zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8), seed)
+  return zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data, seed)
 
 
 def seal(manifest: dict) -> dict:
@@ -58,7 +58,7 @@ def unseal(manifest) -> dict:
 
 def _named(state) -> tuple[list[str], list, jax.tree_util.PyTreeDef]:
   names, values, treedef = core.named_leaves(state)
-  seen = {}
+  seen: dict[str, int] = {}
   for i, name in enumerate(names):
     # {'a/b': x, 'a': {'b': y}} gives two equal paths; their order tells them apart.
     seen[name] = seen.get(name, 0) + 1
@@ -67,7 +67,7 @@ def _named(state) -> tuple[list[str], list, jax.tree_util.PyTreeDef]:
 
 
 def _is_key(value) -> bool:
-  return jnp.issubdtype(getattr(value, 'dtype', None), jax.dtypes.prng_key)
+  return jnp.issubdtype(getattr(value, 'dtype', np.int32), jax.dtypes.prng_key)
 
 
 def _spec(name: str, value) -> dict:

@@ -119,9 +119,9 @@ def read(path: pathlib.Path, target, identity: Identity) -> Restored:
   return Restored(manifest['step'], state, manifest['extra'])
 
 
-def reason(error: BaseException) -> str:
+def reason(error: BaseException | None) -> str:
   """Why writing failed, in a few words, from a chain of exceptions."""
-  chain = []
+  chain: list[BaseException] = []
   while error is not None and error not in chain:
     chain.append(error)
     error = error.__cause__ or error.__context__

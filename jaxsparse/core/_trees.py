@@ -46,7 +46,7 @@ def named_subset(tree, names) -> dict:
 
 def as_key(seed) -> jax.Array:
   """A typed key from an int, an integer tracer or a typed key."""
-  if jnp.issubdtype(getattr(seed, 'dtype', None), jax.dtypes.prng_key):
+  if jnp.issubdtype(getattr(seed, 'dtype', jnp.int32), jax.dtypes.prng_key):
     return seed
   return jax.random.key(seed)
 

@@ -39,7 +39,7 @@ class Distribution(Protocol):
   def __call__(
     self,
     leaves: Mapping[str, _leaves.Leaf],
-    sparsity: ArrayLike,
+    sparsity: Any,
     scores: Scores | None = None,
   ) -> Sparsities: ...
 

@@ -67,7 +67,7 @@ def fixing(
 
 def uniform_plus(
   leaves: _counts.Leaves, sparsity: float, scores=None
-) -> dict[str, float]:
+) -> core.Sparsities:
   """Uniform, with a dense first convolution and a denser classifier.
 
   The first convolution is the one with the fewest input features; the classifier is

@@ -1,5 +1,6 @@
 """Structures, exact selection, and operations on masks."""
 
+from jaxsparse.masks._groups import Block, Channel
 from jaxsparse.masks._ops import apply, density, from_named, from_nonzeros
 from jaxsparse.masks._select import (
   hash_index,
@@ -7,7 +8,7 @@ from jaxsparse.masks._select import (
   threshold_counts,
   top_k_mask,
 )
-from jaxsparse.masks._structures import NM, Block, Channel, Unstructured, exclude, lift
+from jaxsparse.masks._structures import NM, Unstructured, exclude, lift
 
 __all__ = (
   'Block',

@@ -40,7 +40,7 @@ def density(masks: core.Masks, params) -> jax.Array:
   if not pairs:
     return jnp.ones((), jnp.float32)
   kept = sum(core.kept_weights(m, p).astype(jnp.float32) for m, p in pairs)
-  return kept / float(sum(p.size for _, p in pairs))
+  return jnp.asarray(kept) / float(sum(p.size for _, p in pairs))
 
 
 def from_nonzeros(params, prunable: core.Prunable = core.kernels, leaves=None):

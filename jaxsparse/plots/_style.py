@@ -68,11 +68,11 @@ def over_seeds(rows: Rows, x: str, y: str):
     at, value = number(row, x), number(row, y)
     if math.isfinite(at) and math.isfinite(value):
       values.setdefault(at, []).append(value)
-  at = sorted(values)
-  means = [np.mean(values[a]) for a in at]
+  places = sorted(values)
+  means = [np.mean(values[a]) for a in places]
   # One seed has no spread to show.
-  sds = [np.std(values[a], ddof=1) if len(values[a]) > 1 else 0.0 for a in at]
-  return np.array(at), np.array(means), np.array(sds)
+  sds = [np.std(values[a], ddof=1) if len(values[a]) > 1 else 0.0 for a in places]
+  return np.array(places), np.array(means), np.array(sds)
 
 
 def new_figure(
@@ -81,10 +81,11 @@ def new_figure(
   # The object interface: pyplot would keep global state and may want a display.
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
+  from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-  figure = Figure(figsize=size, dpi=150, layout='constrained')
+  layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+  figure = Figure(figsize=size, dpi=150, layout=layout)
   FigureCanvasAgg(figure)
-  figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
   axes = figure.subplots(num_rows, num_columns, squeeze=False, sharey=sharey)
   for axis in axes.flat:
     axis.spines[['top', 'right']].set_visible(False)

@@ -84,7 +84,7 @@ class Budget:
     schedules = self._schedules(leaves)
     finals = {name: _final(value) for name, value in schedules.items()}
     if isinstance(self.sparsity, Mapping):
-      shares = finals
+      shares: Mapping[str, Any] = finals
     else:
       shares = self.distribution(leaves, _final(self.sparsity), scores)
     if any(hasattr(s, 'dtype') and s.dtype != float for s in shares.values()):

@@ -40,13 +40,13 @@ def at(*steps: int | Sequence[int]) -> core.When:
     [3, 7]
   """
   if len(steps) == 1 and not np.ndim(steps[0]) == 0:
-    steps = tuple(steps[0])
+    steps = tuple(np.asarray(steps[0]).tolist())
   if not steps:
     raise ValueError('at: no step given; wanted one or more, or schedules.never.')
   for step in steps:
     _checks.step('steps', step)
   # Sorted, so that equal sets of steps compile to the same program.
-  chosen = np.array(sorted(set(steps)), np.int32)
+  chosen = np.unique(np.array(steps, np.int32))
 
   def when(step):
     step = _checks.as_step(step)

@@ -172,7 +172,7 @@ def _num_shards(eqn) -> int:
   """How many devices split the work of a `shard_map`: its body is one share."""
   if eqn.primitive.name != 'shard_map':
     return 1
-  axes = set()
+  axes: set[str] = set()
   for spec in eqn.params['in_specs']:
     for part in spec:
       axes.update((part,) if isinstance(part, str) else part or ())

@@ -99,7 +99,7 @@ def check_odd_trees(history: _history.History) -> None:
   Raises:
     AssertionError: a mask that is no scalar, or values that are not finite.
   """
-  trees = (
+  trees: tuple[dict, ...] = (
     {},
     {'bias': jnp.ones(3), 'scale': jnp.ones(())},
     {'dense': {'kernel': jnp.ones((0, 4)), 'bias': jnp.ones(4)}},

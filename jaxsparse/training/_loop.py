@@ -123,8 +123,8 @@ def shard_step(
       batch = jax.tree.map(lambda x: _per_device(x, batch_axis, count), batch)
     return compiled(state, batch, data)
 
-  call.devices = devices
-  call.compiled = compiled
+  call.devices = devices  # type: ignore[attr-defined]
+  call.compiled = compiled  # type: ignore[attr-defined]
   return call
 
 
@@ -206,7 +206,7 @@ def run(
       step = end
 
       metric = on_steps(state, metrics) if on_steps else None
-      stopped = checkpoints is not None and guard.triggered
+      stopped = isinstance(guard, checkpoint.SignalGuard) and guard.triggered
       due = step == num_steps or (save_every and step % save_every == 0)
       if checkpoints is not None and (due or stopped):
         _check_leaves(state, step, checkpoints)
