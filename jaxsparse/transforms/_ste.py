@@ -87,7 +87,8 @@ def ste(
       w <- w - lr dL/d(m w)           (the gradient passes the mask unchanged)
 
   The latent is one more copy of the parameters in the optimizer's state; the params
-  that the model sees are exactly m * w after every step. The inner optimizer
+  that the model sees are m * w after every step, exactly 0 off the mask and w to one
+  rounding on it. The inner optimizer
   (weight decay, moments) acts on the latent.
 
   Source: Bengio et al. 2013 (arXiv 1308.3432); Jayakumar et al. 2020, Top-KAST, for

@@ -195,9 +195,7 @@ def _np_channel(scores, num_kept, num_stacked):
   return rows.reshape(*scores.shape[:num_stacked], *middle, scores.shape[-1])
 
 
-@pytest.mark.parametrize(
-  'shape, num_stacked', [((8, 6), 0), ((2, 3, 8, 5), 0), ((2, 2, 4, 3), 2)]
-)
+@pytest.mark.parametrize('shape, num_stacked', [((2, 3, 8, 5), 0), ((2, 2, 4, 3), 2)])
 @pytest.mark.parametrize('share', [0.0, 0.1, 0.5, 0.77, 1.0])
 def test_select_equals_numpy(shape, num_stacked, share):
   leaf = _leaf(shape, num_stacked)
@@ -235,7 +233,7 @@ def _cases(draw):
   return structure, leaf, scores, draw(st.integers(0, structure.num_units(leaf)))
 
 
-@hp.settings(max_examples=60)
+@hp.settings(max_examples=40)
 @hp.given(_cases())
 def test_count_is_exact(case):
   structure, leaf, scores, num_kept = case
@@ -259,7 +257,7 @@ def _groups(structure, leaf, scores):
   return scores.transpose(*first, *rest).reshape(count, -1)
 
 
-@hp.settings(max_examples=60)
+@hp.settings(max_examples=40)
 @hp.given(_cases())
 def test_kept_scores_are_not_below_dropped_ones(case):
   structure, leaf, scores, num_kept = case
