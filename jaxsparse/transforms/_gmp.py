@@ -31,6 +31,8 @@ def gmp_rule(
       lambda m, s: masks_lib.exclude(~m, s), evidence.masks, criterion(evidence)
     )
     masks = budget.masks(evidence.params[0], scores, step=evidence.step)
+    # A kept NaN ranks below them, and a schedule may fall: still nothing comes back.
+    masks = jax.tree.map(lambda new, old: new & old, masks, evidence.masks)
     return core.Decision(masks, None, memory)
 
   return core.MaskRule(

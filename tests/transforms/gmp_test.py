@@ -158,6 +158,18 @@ def test_saliency_prunes_by_weight_and_gradient():
   assert _bits(state.masks['kernel']) == [[1, 1], [0, 0]]
 
 
+def test_nothing_comes_back_for_a_nan_or_a_falling_schedule():
+  falling = lambda step: jnp.where(jnp.asarray(step) == 1, 0.25, 0.5)
+  tx = js.transforms.gmp(optax.sgd(1.0), falling, when=js.schedules.always)
+  start = {'kernel': jnp.array([[1.0, 2.0], [3.0, 4.0]])}
+  params, state = js.init(tx, start)
+  for bad in (0.0, 0.0, jnp.nan):
+    grads = {'kernel': jnp.zeros((2, 2)).at[1, 0].set(bad)}
+    updates, state = tx.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  assert _bits(state.masks['kernel']) == [[0, 0], [0, 1]]
+
+
 def test_schedules_per_path():
   sparsity = {'a': _ramp(0.5, 1), '*': _ramp(0.25, 1)}
   tx = js.transforms.gmp(optax.sgd(0.0), sparsity, when=js.schedules.at(1))
