@@ -13,8 +13,9 @@ def _path_name(path) -> str:
       if hasattr(entry, attribute):
         parts.append(str(getattr(entry, attribute)))
         break
-  # An NNX variable holds its array under `.value`; Linen has no such level.
-  if len(parts) > 1 and parts[-1] in ('value', 'raw_value'):
+  # An NNX variable holds its array in an attribute `value`; Linen has no such level. A
+  # dict entry of that name, as in attention, is a name like any other.
+  if len(parts) > 1 and getattr(path[-1], 'name', None) in ('value', 'raw_value'):
     parts.pop()
   return '/'.join(parts) or 'param'
 

@@ -122,3 +122,8 @@ def test_kept_weights_of_broadcast_masks():
   assert int(core.kept_weights(jnp.array([[True, False] * 3]), param)) == 12
   assert int(core.kept_weights(jnp.eye(4, 6, dtype=bool), param)) == 4
   assert int(core.kept_weights(jnp.ones((), bool), jnp.zeros((0, 3)))) == 0
+
+
+def test_a_dict_entry_called_value_keeps_its_name():
+  tree = {'attention': {'key': jnp.ones(1), 'value': jnp.ones(1)}}
+  assert core.named_leaves(tree)[0] == ['attention/key', 'attention/value']
