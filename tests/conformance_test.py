@@ -35,6 +35,7 @@ class Row:
     grows: whether weights grow at 0.
     dense_gradient: whether the inner optimizer sees gradients off the mask.
     any_tree: whether it takes other trees than the small network.
+    variant: of another row; its slow checks are for `--all`.
   """
 
   make_tx: Callable
@@ -43,6 +44,7 @@ class Row:
   grows: bool = False
   dense_gradient: bool = False
   any_tree: bool = True
+  variant: bool = False
 
 
 def _cubic(step):
@@ -112,22 +114,22 @@ def _ste(inner, seed):
   return js.transforms.ste(inner, 0.75)
 
 
+def _rigl_variant(**kwargs):
+  return Row(functools.partial(_rigl, **kwargs), grows=True, variant=True)
+
+
 _ROWS = {
   'static': Row(_static, _erk(), moves=False),
-  'static_given': Row(_given, moves=False, any_tree=False),
-  'static_snip': Row(_snip, moves=False, any_tree=False),
+  'static_given': Row(_given, moves=False, any_tree=False, variant=True),
+  'static_snip': Row(_snip, moves=False, any_tree=False, variant=True),
   'one_shot': Row(_one_shot, lambda step: _QUARTER if step > 2 else {}),
   'gmp': Row(_gmp, _cubic),
   'set': Row(_set, grows=True),
   'rigl': Row(_rigl, grows=True),
-  'rigl_that_skips': Row(functools.partial(_rigl, skip_step=True), grows=True),
-  'rigl_block': Row(
-    functools.partial(_rigl, structure=js.masks.Block((4, 2))), grows=True
-  ),
-  'rigl_channel': Row(
-    functools.partial(_rigl, structure=js.masks.Channel()), grows=True
-  ),
-  'rigl_nm': Row(functools.partial(_rigl, structure=js.masks.NM(1, 4)), grows=True),
+  'rigl_that_skips': _rigl_variant(skip_step=True),
+  'rigl_block': _rigl_variant(structure=js.masks.Block((4, 2))),
+  'rigl_channel': _rigl_variant(structure=js.masks.Channel()),
+  'rigl_nm': _rigl_variant(structure=js.masks.NM(1, 4)),
   'ste': Row(_ste, dense_gradient=True),
   'sr_ste': Row(_sr_ste, dense_gradient=True),
 }
@@ -142,6 +144,16 @@ def _history(name):
 @pytest.fixture(params=_ROWS)
 def name(request):
   return request.param
+
+
+# What compiles several programs, or one for several devices.
+slow = pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[pytest.mark.long] if row.variant else [])
+    for name, row in _ROWS.items()
+  ],
+)
 
 
 @pytest.fixture
@@ -199,6 +211,7 @@ def test_checkpoint(history):
   js.testing.check_checkpoint(history)
 
 
+@slow
 @pytest.mark.parametrize('batch_step', [False, True])
 def test_vmap_over_seeds(history, batch_step):
   js.testing.check_vmap(history, batch_step=batch_step)
@@ -215,6 +228,7 @@ def test_float32_stays(history):
   assert before == after
 
 
+@slow
 def test_containers(row, history):
   if row.any_tree:
     js.testing.check_containers(history)
@@ -230,11 +244,13 @@ def test_odd_trees(row, history):
     js.testing.check_odd_trees(history)
 
 
+@slow
 @pytest.mark.parametrize('num_devices', [2, 8])
 def test_replicas(history, num_devices):
   js.testing.check_replicas(history, num_devices=num_devices)
 
 
+@slow
 def test_sharded_params(history):
   js.testing.check_sharded(history)
 

@@ -44,9 +44,11 @@ def check_replicas(
   copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_devices, *x.shape)), start)
   for i in range(steps):
     shifts = i + jnp.linspace(0.0, 1.0, num_devices)
-    copies = step(*copies, shifts)
+    # One program at a time: several that wait for each other starve a small machine.
+    copies = jax.block_until_ready(step(*copies, shifts))
+  # Indexing would gather over the devices; the shards are there already.
   first, *others = (
-    jax.tree.map(lambda x: x[i], copies)  # noqa: B023
+    jax.tree.map(lambda x: x.addressable_shards[i].data, copies)  # noqa: B023
     for i in range(num_devices)
   )
   for number, other in enumerate(others, 1):
@@ -80,7 +82,7 @@ def check_sharded(history: _history.History, *, num_devices: int = 4) -> None:
   step = jax.jit(_history.make_step(history.tx))
   for i in range(len(history.params) - 1):
     _check_same_sharding(params, state)
-    params, state = step(params, state, float(i))
+    params, state = jax.block_until_ready(step(params, state, float(i)))
   _check_same_sharding(params, state)
   hlo = step.lower(params, state, 0.0).compile().as_text()
   _check_gathers(hlo, start, rules.get_masks(state))
