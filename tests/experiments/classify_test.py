@@ -142,16 +142,16 @@ def test_a_finished_run_trains_nothing_again(job, whole):
 def test_a_killed_run_goes_on_bit_for_bit(job, whole, tmp_path, number):
   workdir = tmp_path / 'run'
   config, environment = job
-  process = subprocess.Popen(
+  with subprocess.Popen(
     _command(config, f'--workdir={workdir}'),
     env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-  )  # fmt: skip
-  # In the midst of the second method's first seed.
-  for line in process.stdout:
-    if 'rigl-0 step     30' in line:
-      process.send_signal(number)
-      break
-  process.stdout.read()
+  ) as process:  # fmt: skip
+    # By then the save of step 20 is whole, that of step 40 may not be.
+    for line in process.stdout:
+      if 'rigl-0 step     50' in line:
+        process.send_signal(number)
+        break
+    process.stdout.read()
   assert process.wait() == (143 if number == signal.SIGTERM else -number)
   assert len(_rows(workdir / 'results.csv')) == 2
 

@@ -174,6 +174,8 @@ def test_a_scan_takes_the_same_steps_as_single_calls(execution):
   step_fn = js.training.shard_step(step, devices, execution, scan=True)
   state = js.training.init_state(tx, _params(), _model_state(), seed=0)
   result = js.training.run(step_fn, state, _batches, 6, steps_per_call=4)
+  assert isinstance(result, js.training.RunResult)
+  assert isinstance(result.state, js.training.TrainState)
   assert result.finished and int(result.state.step) == 6
   chex.assert_trees_all_close(result.state.params, single.params, rtol=1e-6, atol=1e-7)
 
