@@ -49,8 +49,14 @@ def _raises(message):
   return pytest.raises(AssertionError, match=message)
 
 
-def test_a_good_transform_passes_all():
-  js.testing.check_transform(_moving, num_kept=_QUARTER, grows=True)
+def test_check_transform_stops_at_the_first_that_fails():
+  # That a good transform passes them all is the example in its docstring.
+  with _raises('dense2/kernel keeps 64, not 63'):
+    js.testing.check_transform(_static, num_kept={**_QUARTER, 'dense2/kernel': 63})
+  with _raises('no mask changed'):
+    js.testing.check_transform(_static, num_kept=_QUARTER, moves=True)
+  with _raises('no weight grew'):
+    js.testing.check_transform(_static, num_kept=_QUARTER, moves=False, grows=True)
 
 
 def test_train_records_every_step():
