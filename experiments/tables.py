@@ -1,0 +1,60 @@
+"""Prints the accuracy tables of the README from the results of finished runs.
+
+    python -m experiments.tables experiments/results/fashion_mnist_lenet300.csv
+
+A results file is what `experiments/classify.py` leaves in its run directory. Rows are
+ways to a network, columns the sparsities; mean and sample standard deviation of the
+test accuracy over seeds, and how many seeds there are when they differ.
+"""
+
+import argparse
+import csv
+import pathlib
+import statistics
+
+
+def table(rows: list[dict]) -> str:
+  """A Markdown table of test accuracies.
+
+  Args:
+    rows: of results.csv: `method` is `<way>_<percent>`, or `<way>` for one column.
+
+  Returns:
+    The table; the dense network stands in its own column.
+  """
+  cells: dict[tuple[str, float], list[float]] = {}
+  for row in rows:
+    sparsity = float(row['target_sparsity'])
+    way = row['method'].removesuffix(f'_{100 * sparsity:g}')
+    cells.setdefault((way, sparsity), []).append(100 * float(row['test_accuracy']))
+  ways = list(dict.fromkeys(way for way, _ in cells))
+  sparsities = sorted({s for _, s in cells})
+  most = max(map(len, cells.values()))
+  head = ['test accuracy, %', *(f'{100 * s:g} % sparse' for s in sparsities)]
+  lines = [head, ['---', *('---:' for _ in sparsities)]]
+  for way in ways:
+    values = (cells.get((way, s), []) for s in sparsities)
+    lines.append([way.replace('_', ' '), *(_cell(v, most) for v in values)])
+  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+
+
+def _cell(values, most) -> str:
+  if not values:
+    return ''
+  text = f'{statistics.mean(values):.2f}'
+  if len(values) > 1:
+    text += f' ± {statistics.stdev(values):.2f}'
+  return text if len(values) == most else f'{text} ({len(values)} seeds)'
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('files', nargs='+', type=pathlib.Path)
+  for path in parser.parse_args().files:
+    with path.open(newline='') as file:
+      rows = list(csv.DictReader(file))
+    print(f'{path.stem}\n\n{table(rows)}\n')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,35 @@
+"""The tables of the README."""
+
+import csv
+import pathlib
+
+import pytest
+
+from experiments import tables
+
+_RESULTS = pathlib.Path(tables.__file__).parent / 'results'
+
+
+def test_cells_are_mean_and_sample_deviation_over_seeds():
+  row = lambda method, sparsity, accuracy: {
+    'method': method, 'target_sparsity': sparsity, 'test_accuracy': accuracy,
+  }  # fmt: skip
+  rows = [
+    row('dense', '0', '0.9'),
+    row('dense', '0', '0.92'),
+    row('rigl_90', '0.9', '0.8'),
+  ]
+  assert tables.table(rows).splitlines() == [
+    '| test accuracy, % | 0 % sparse | 90 % sparse |',
+    '| --- | ---: | ---: |',
+    '| dense | 91.00 ± 1.41 |  |',
+    '| rigl |  | 80.00 (1 seeds) |',
+  ]
+
+
+@pytest.mark.parametrize('path', sorted(_RESULTS.glob('*.csv')), ids=lambda p: p.stem)
+def test_the_readme_shows_the_committed_results(path):
+  with path.open(newline='') as file:
+    table = tables.table(list(csv.DictReader(file)))
+  readme = (_RESULTS.parents[1] / 'README.md').read_text('utf-8')
+  assert table in readme
