@@ -72,7 +72,7 @@ def _given_rule(masks: core.Masks) -> core.MaskRule:
         f'masks: their tree is {jax.tree.structure(masks)}, but the params have'
         f' {jax.tree.structure(params)}.'
       )
-    names, values, treedef = core.named_leaves(params)
+    names, values, _ = core.named_leaves(params)
     given = jax.tree.leaves(masks)
     for name, mask, value in zip(names, given, values):
       shape, wanted = jnp.shape(mask), jnp.shape(value)
@@ -85,7 +85,8 @@ def _given_rule(masks: core.Masks) -> core.MaskRule:
           f' bool, broadcastable to {wanted}.'
         )
     # Copied: the state may be donated, these arrays are the caller's.
-    return treedef.unflatten([jnp.array(m, copy=True) for m in given]), None
+    copies = {n: jnp.array(m, copy=True) for n, m in zip(names, given)}
+    return masks_lib.from_named(params, copies), None
 
   return core.MaskRule(init=init, grown_value=None)
 
