@@ -25,9 +25,19 @@ def _is_node(x):
   return isinstance(x, optax.MaskedNode) or hasattr(x, 'get_value')
 
 
-def _unwrap(x):
-  # nnx.Optimizer boxes every array of its state in a Variable.
-  return x.get_value() if hasattr(x, 'get_value') else x
+def _masks(state):
+  """The masks of one state, without the boxes that `nnx.Optimizer` adds.
+
+  It boxes every array in a Variable, the step too. In a state that is not boxed, a
+  Variable is the parameter's own, and part of the treedef of the params.
+  """
+  if not hasattr(state.step, 'get_value'):
+    return state.masks
+  return jax.tree.map(
+    lambda x: x.get_value() if hasattr(x, 'get_value') else x,
+    state.masks,
+    is_leaf=_is_node,
+  )
 
 
 def get_masks(opt_state) -> core.Masks:
@@ -52,7 +62,7 @@ def get_masks(opt_state) -> core.Masks:
     >>> int(js.get_masks(opt_state)['kernel'].sum())
     8
   """
-  trees = [jax.tree.map(_unwrap, s.masks, is_leaf=_is_node) for s in _states(opt_state)]
+  trees = list(map(_masks, _states(opt_state)))
   first = trees[0]
   for other in trees[1:]:
     first = jax.tree.map(_either, first, other, is_leaf=_is_node)

@@ -292,3 +292,13 @@ def test_masks_are_equal_in_linen_nnx_and_a_dict():
   flax = js.get_masks(_rigl().init(state))
   for a, b in zip(jax.tree.leaves(linen), jax.tree.leaves(flax), strict=True):
     np.testing.assert_array_equal(a, b)
+
+
+def test_masks_of_an_nnx_state_have_its_treedef():
+  params = nnx.state(nnx.Linear(8, 8, rngs=nnx.Rngs(0)), nnx.Param)
+  tx = js.transforms.static(optax.adam(1e-3), 0.75, seed=0)
+  params, opt_state = js.init(tx, params)
+  masks = js.get_masks(opt_state)
+  assert jax.tree.structure(masks) == jax.tree.structure(params)
+  kept = jax.tree.map(lambda m, p: bool(jnp.all(m | (p == 0))), masks, params)
+  assert all(jax.tree.leaves(kept))
