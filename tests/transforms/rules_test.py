@@ -8,7 +8,7 @@ import pytest
 
 import jaxsparse as js
 
-S, t = js.schedules, js.transforms
+S, transforms = js.schedules, js.transforms
 _WHEN = S.every(2)
 
 
@@ -22,28 +22,32 @@ _CUBIC = S.cubic(0.75, 0, 4)
 _SAME = {'distribution': js.distributions.uniform}
 ROWS = {
   'static': (
-    lambda o: js.keep_sparse(o, t.static_rule(_budget(0.75)), seed=0),
-    lambda o: t.static(o, 0.75, seed=0, **_SAME),
+    lambda o: js.keep_sparse(o, transforms.static_rule(_budget(0.75)), seed=0),
+    lambda o: transforms.static(o, 0.75, seed=0, **_SAME),
   ),
   'gmp': (
-    lambda o: js.keep_sparse(o, t.gmp_rule(_budget(_CUBIC)), _WHEN),
-    lambda o: t.gmp(o, _CUBIC, when=_WHEN, **_SAME),
+    lambda o: js.keep_sparse(o, transforms.gmp_rule(_budget(_CUBIC)), _WHEN),
+    lambda o: transforms.gmp(o, _CUBIC, when=_WHEN, **_SAME),
   ),
   'one_shot': (
-    lambda o: js.keep_sparse(o, t.one_shot_rule(_budget(S.one_shot(0.75, 3))), S.at(3)),
-    lambda o: t.one_shot(o, 0.75, step=3, **_SAME),
+    lambda o: js.keep_sparse(
+      o, transforms.one_shot_rule(_budget(S.one_shot(0.75, 3))), S.at(3)
+    ),
+    lambda o: transforms.one_shot(o, 0.75, step=3, **_SAME),
   ),
   'set': (
-    lambda o: js.keep_sparse(o, t.set_rule(_budget(0.75), 0.5), _WHEN, seed=0),
-    lambda o: t.set(o, 0.75, seed=0, when=_WHEN, drop_fraction=0.5, **_SAME),
+    lambda o: js.keep_sparse(o, transforms.set_rule(_budget(0.75), 0.5), _WHEN, seed=0),
+    lambda o: transforms.set(o, 0.75, seed=0, when=_WHEN, drop_fraction=0.5, **_SAME),
   ),
   'rigl': (
-    lambda o: js.keep_sparse(o, t.rigl_rule(_budget(0.75), 0.5), _WHEN, seed=0),
-    lambda o: t.rigl(o, 0.75, seed=0, when=_WHEN, drop_fraction=0.5, **_SAME),
+    lambda o: js.keep_sparse(
+      o, transforms.rigl_rule(_budget(0.75), 0.5), _WHEN, seed=0
+    ),
+    lambda o: transforms.rigl(o, 0.75, seed=0, when=_WHEN, drop_fraction=0.5, **_SAME),
   ),
   'ste': (
-    lambda o: js.keep_sparse(o, t.ste_rule(_budget(0.75)), S.always),
-    lambda o: t.ste(o, 0.75, **_SAME),
+    lambda o: js.keep_sparse(o, transforms.ste_rule(_budget(0.75)), S.always),
+    lambda o: transforms.ste(o, 0.75, **_SAME),
   ),
 }
 
