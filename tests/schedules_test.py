@@ -126,6 +126,7 @@ def test_schedules_serve_optax_and_scan():
     (lambda: js.schedules.cosine(30, 10), 'initial=30'),
     (lambda: js.schedules.cosine_sparsity(0.3, 0.5, 10), 'start=0.5'),
     (lambda: js.schedules.one_shot(0.3, -2), 'at=-2'),
+    (lambda: js.schedules.one_shot('0.3', 2), "final='0.3': wanted a finite"),
     (lambda: js.schedules.every(0), 'n=0'),
     (lambda: js.schedules.every(10, start=-1), 'start=-1'),
     (lambda: js.schedules.every(10, stop=5), 'stop=5'),

@@ -6,6 +6,7 @@ import fnmatch
 import math
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.core import _trees
@@ -182,15 +183,26 @@ def leaves_of(params, overrides: LeafOverrides | None = None) -> dict[str, Leaf]
     `{name: Leaf}` in the order of the tree.
 
   Raises:
-    ValueError: a pattern that matches no leaf, or a Leaf of another shape.
+    ValueError: a pattern that matches no leaf, a Leaf of another shape, an override
+      that is no Leaf, or two leaves of one name.
   """
   names, values, _ = _trees.named_leaves(params)
+  if len(set(names)) < len(names):
+    twice = sorted({n for n in names if names.count(n) > 1})
+    raise ValueError(
+      f'params: several leaves are called {", ".join(twice)}; wanted distinct paths.'
+    )
   leaves = {}
   for name, value in zip(names, values):
     in_axes, out_axes = _conventional_axes(name, value.shape, 0)
     leaves[name] = Leaf(name, tuple(value.shape), value.dtype, (), in_axes, out_axes)
   for name, given in match(overrides or {}, names, 'leaves').items():
     leaf = given(leaves[name]) if callable(given) else given
+    if not isinstance(leaf, Leaf):
+      raise ValueError(
+        f'leaves: {name} got {given!r}; wanted a Leaf, or a function Leaf -> Leaf such'
+        ' as js.stacked().'
+      )
     if leaf.shape != leaves[name].shape:
       raise ValueError(
         f'leaves: {name} has shape {leaves[name].shape}, but the given Leaf says'
@@ -207,7 +219,7 @@ def kernels(leaf: Leaf) -> bool:
   an embedding, a bias or a norm's scale. First and last layers are included: keep
   them dense with `js.kernels_except`.
   """
-  is_float = np.dtype(leaf.dtype).kind not in 'iub'
+  is_float = jnp.issubdtype(leaf.dtype, jnp.inexact)
   named_otherwise = leaf.name.split('/')[-1] in _NOT_KERNELS
   return bool(leaf.out_axes) and is_float and not named_otherwise
 
@@ -247,8 +259,14 @@ def prunable_leaves(
     `{name: Leaf}` in the order of the tree, without zero-size leaves.
 
   Raises:
-    ValueError: a pattern that matches no leaf; a leaf of 2**31 weights or more.
+    ValueError: `prunable` of another type; a pattern that matches no leaf; a leaf of
+      2**31 weights or more.
   """
+  if not callable(prunable) and not isinstance(prunable, Sequence):
+    raise ValueError(
+      f'prunable={prunable!r}: wanted a predicate such as js.kernels, a glob pattern, or'
+      ' a sequence of patterns.'
+    )
   leaves = leaves_of(params, overrides)
   if not callable(prunable):
     patterns = (prunable,) if isinstance(prunable, str) else tuple(prunable)

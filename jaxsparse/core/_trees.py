@@ -46,9 +46,19 @@ def named_subset(tree, names) -> dict:
 
 
 def as_key(seed) -> jax.Array:
-  """A typed key from an int, an integer tracer or a typed key."""
-  if jnp.issubdtype(getattr(seed, 'dtype', jnp.int32), jax.dtypes.prng_key):
+  """A typed key from an int, an integer tracer or a typed key.
+
+  Raises:
+    ValueError: anything else: a float, or an old key of two uint32.
+  """
+  dtype = getattr(seed, 'dtype', jnp.int32 if isinstance(seed, int) else float)
+  if jnp.issubdtype(dtype, jax.dtypes.prng_key):
     return seed
+  if not jnp.issubdtype(dtype, jnp.integer) or jnp.ndim(seed):
+    raise ValueError(
+      f'seed={seed!r}: wanted an int, an integer scalar, or a typed key as from'
+      ' jax.random.key.'
+    )
   return jax.random.key(seed)
 
 

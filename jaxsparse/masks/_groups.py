@@ -1,10 +1,12 @@
 """Structures of several weights: blocks and channels."""
 
+from collections.abc import Sequence
 import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsparse import core
 from jaxsparse.masks import _structures
@@ -37,15 +39,19 @@ class Block:
   axes: tuple[int, ...] | None = None
 
   def __post_init__(self):
-    if not self.shape or min(self.shape) < 1:
-      raise ValueError(f'Block(shape={self.shape}): wanted lengths of 1 or more.')
+    lengths = self.shape if isinstance(self.shape, Sequence) else ()
+    if not lengths or any(
+      not isinstance(n, int | np.integer) or n < 1 for n in lengths
+    ):
+      raise ValueError(
+        f'Block(shape={self.shape!r}): wanted a tuple of lengths, ints of 1 or more.'
+      )
     if self.axes is not None and len(self.axes) != len(self.shape):
       raise ValueError(f'Block: shape={self.shape} and axes={self.axes} differ.')
 
   def _lengths(self, leaf: core.Leaf) -> tuple[int, ...]:
     """The block's length along every axis of the leaf."""
     axes = self.axes
-    lengths = [1] * len(leaf.shape)
     if axes is None:
       if len(self.shape) != 2 or not (leaf.in_axes and leaf.out_axes):
         raise ValueError(

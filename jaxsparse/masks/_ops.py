@@ -31,7 +31,13 @@ def density(masks: core.Masks, params) -> jax.Array:
 
   Returns:
     kept / all over the pruned leaves.
+
+  Raises:
+    ValueError: masks that are not bool.
   """
+  for mask in jax.tree.leaves(masks):
+    if jnp.result_type(mask) != jnp.bool_:
+      raise ValueError(f'masks: a leaf is {jnp.result_type(mask)}; wanted bool.')
   pairs = [
     (m, p)
     for m, p in zip(jax.tree.leaves(masks), jax.tree.leaves(params))

@@ -12,7 +12,8 @@ import numpy as np
 from jaxsparse import core
 from jaxsparse import masks as masks_lib
 
-_FOREVER = 2**31 - 1
+# Half of int32: a schedule may add to the step.
+_FOREVER = 2**30
 
 
 def _final(value) -> float:
@@ -23,9 +24,16 @@ def _final(value) -> float:
       value = np.asarray(value(jnp.int32(_FOREVER)))
     # By way of its digits: float32's 0.9 is 0.9, not 0.899999976.
     value = float(str(value))
-  if not 0.0 <= value < 1.0:
-    raise ValueError(f'sparsity={value}: wanted a fraction removed in [0, 1).')
-  return float(value)
+  try:
+    number = math.nan if isinstance(value, str) else float(value)
+  except TypeError:
+    number = math.nan
+  if not 0.0 <= number < 1.0:
+    raise ValueError(
+      f'sparsity={value}: wanted a fraction removed in [0, 1), not traced, a schedule,'
+      ' or a mapping from path pattern to either.'
+    )
+  return number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Budget:
     leaves: overrides of `js.leaves_of`, needed for stacked layers.
 
   Raises:
-    ValueError: a sparsity outside [0, 1).
+    ValueError: a sparsity outside [0, 1), a distribution or a structure that is none.
   """
 
   sparsity: Any
@@ -52,9 +60,19 @@ class Budget:
   leaves: core.LeafOverrides | None = None
 
   def __post_init__(self):
-    values = self.sparsity
-    for value in values.values() if isinstance(values, Mapping) else [values]:
+    for value in _values(self.sparsity):
       _final(value)
+    for structure in _values(self.structure):
+      if isinstance(structure, type) or not hasattr(structure, 'select'):
+        raise ValueError(
+          f'structure={structure!r}: wanted an object such as js.masks.Unstructured(),'
+          ' or a mapping from path pattern to such.'
+        )
+    if not callable(self.distribution):
+      raise ValueError(
+        f'distribution={self.distribution!r}: wanted a function such as'
+        ' js.distributions.erk.'
+      )
 
   def pruned(self, params) -> dict[str, core.Leaf]:
     """The pruned leaves of one field, by name."""
@@ -87,6 +105,7 @@ class Budget:
       shares: Mapping[str, Any] = finals
     else:
       shares = self.distribution(leaves, _final(self.sparsity), scores)
+      _check_shares(leaves, shares)
     if any(hasattr(s, 'dtype') and s.dtype != float for s in shares.values()):
       # NaN: a share that nobody knows yet, so no structure may depend on it.
       for name, leaf in leaves.items():
@@ -134,6 +153,21 @@ class Budget:
       n: structures[n].select(leaf, scores[n], num_kept[n])
       for n, leaf in leaves.items()
     }
+
+
+def _values(given):
+  return list(given.values()) if isinstance(given, Mapping) else [given]
+
+
+def _check_shares(leaves, shares):
+  for name in leaves:
+    share = shares.get(name)
+    # Counts and traced shares are arrays: nobody knows their value yet.
+    if not hasattr(share, 'dtype') and (share is None or not 0 <= share <= 1):
+      raise ValueError(
+        f'distribution: gave {name} the share {share!r}; wanted a sparsity in [0, 1],'
+        ' or an integer array of weights kept.'
+      )
 
 
 def _match_all(patterns, leaves, what):

@@ -2,7 +2,6 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,7 +11,11 @@ def as_step(step):
 
 
 def finite(name, value):
-  if isinstance(value, jax.core.Tracer) or not math.isfinite(value):
+  try:
+    is_finite = math.isfinite(value)
+  except TypeError:  # A tracer's error is one too.
+    is_finite = False
+  if not is_finite:
     raise ValueError(f'{name}={value!r}: wanted a finite Python number.')
 
 

@@ -148,10 +148,13 @@ def static(
     return rules.keep_sparse(inner, _given_rule(masks))
   if seed is None and (redraw or criterion is criteria.random):
     raise ValueError('static: random masks need seed=; there is no default.')
-  if iterations < 1 or (iterations > 1 and not isinstance(sparsity, float)):
+  is_int = isinstance(iterations, int)
+  if (
+    not is_int or iterations < 1 or (iterations > 1 and not isinstance(sparsity, float))
+  ):
     raise ValueError(
-      f'static: iterations={iterations}, sparsity={sparsity!r}: wanted 1 or more, and'
-      ' one float for several rounds.'
+      f'static: iterations={iterations}, sparsity={sparsity!r}: wanted an int of 1 or'
+      ' more, and one float for several rounds.'
     )
   budget = rules.Budget(sparsity, distribution, structure, prunable, leaves)
   rule = static_rule(budget, criterion, redraw=redraw, iterations=iterations)

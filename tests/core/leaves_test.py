@@ -192,3 +192,35 @@ def test_nnx_leaves_equal_linen_leaves():
     params = Linen().init(jax.random.key(0), jnp.ones((1, 3)))['params']
   state = nnx.state(module, nnx.Param)
   assert core.leaves_of(state) == core.leaves_of(params) == core.leaves_of(module)
+
+
+def test_two_leaves_of_one_name_are_refused():
+  params = {'a': {'b/kernel': jnp.ones(2)}, 'a/b': {'kernel': jnp.ones(2)}}
+  with pytest.raises(ValueError, match='several leaves are called a/b/kernel'):
+    core.leaves_of(params)
+
+
+@pytest.mark.parametrize('given', [1, js.stacked])
+def test_an_override_that_is_no_leaf_is_refused(given):
+  with pytest.raises(ValueError, match='leaves: kernel got.*wanted a Leaf'):
+    core.leaves_of({'kernel': jnp.ones((2, 3))}, {'kernel': given})
+
+
+@pytest.mark.parametrize('prunable', [None, 3])
+def test_prunable_of_another_type_is_refused(prunable):
+  with pytest.raises(ValueError, match='prunable=.*wanted a predicate'):
+    core.prunable_leaves({'kernel': jnp.ones((2, 3))}, prunable)
+
+
+@pytest.mark.parametrize(
+  'dtype, wanted',
+  [('bfloat16', True), ('float8_e4m3fn', True), ('int4', False), ('int32', False)],
+)
+def test_kernels_are_of_a_float_dtype(dtype, wanted):
+  leaf = js.Leaf('kernel', (2, 3), jnp.dtype(dtype), in_axes=(0,), out_axes=(1,))
+  assert js.kernels(leaf) is wanted
+
+
+def test_random_keys_are_no_kernels():
+  keys = {'kernel': jax.random.split(jax.random.key(0), (2, 2))}
+  assert not core.prunable_leaves(keys, js.kernels)

@@ -86,3 +86,9 @@ def test_from_named_keeps_the_container(tree):
   masks = js.masks.from_named(tree, {})
   assert jax.tree.structure(masks) == jax.tree.structure(tree)
   assert all(m.shape == () and m.dtype == bool for m in jax.tree.leaves(masks))
+
+
+def test_density_refuses_masks_that_are_not_bool():
+  masks, params = {'w': jnp.ones(2, bool)}, {'w': jnp.ones(2)}
+  with pytest.raises(ValueError, match='masks: a leaf is float32; wanted bool'):
+    js.masks.density(params, masks)

@@ -456,6 +456,8 @@ def test_lifted_weights_stay_beside_infinite_scores(structure):
     (lambda: js.masks.NM(5, 4), r'NM\(n=5, m=4\): wanted 0 < n <= m'),
     (lambda: js.masks.Block((2, 0)), r'shape=\(2, 0\).*1 or more'),
     (lambda: js.masks.Block(()), r'shape=\(\).*1 or more'),
+    (lambda: js.masks.Block(4), r'shape=4\).*a tuple'),
+    (lambda: js.masks.Block((2.5, 2)), r'shape=\(2.5, 2\).*ints'),
     (lambda: js.masks.Block((2, 2), axes=(0,)), r'axes=\(0,\) differ'),
   ],
 )

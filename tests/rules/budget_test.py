@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxsparse as js
@@ -228,6 +229,10 @@ def test_nm_refuses_a_distribution_that_reads_scores():
     {'*': 1.0},
     lambda step: 1.0 + 0 * step,
     {'*': lambda s: 1.5},
+    '0.9',
+    None,
+    [0.9],
+    optax.sgd(0.1),
   ],
 )
 def test_sparsity_outside_its_range_is_refused(sparsity):
@@ -314,3 +319,31 @@ def test_masks_are_made_under_jit_and_eval_shape():
   assert masks['kernel'].astype(int).tolist() == [[0] * 4, [1] * 4]
   shapes = jax.eval_shape(make, params, jnp.int32(2))
   assert shapes['kernel'].shape == (2, 4) and shapes['bias'].shape == ()
+
+
+def test_a_traced_sparsity_is_refused():
+  with pytest.raises(ValueError, match='sparsity=.*not traced'):
+    jax.eval_shape(_budget, 0.5)
+
+
+@pytest.mark.parametrize(
+  'kwargs, message',
+  [
+    ({'structure': js.masks.Unstructured}, 'structure=<class.*Unstructured'),
+    ({'structure': {'*': 'NM'}}, "structure='NM': wanted an object"),
+    ({'distribution': 'erk'}, "distribution='erk': wanted a function"),
+  ],
+)
+def test_parts_of_another_kind_are_refused(kwargs, message):
+  with pytest.raises(ValueError, match=message):
+    _budget(0.5, **kwargs)
+
+
+@pytest.mark.parametrize(
+  'shares, message',
+  [({'0': 0.5}, '1 the share None'), ({'0': 0.5, '1': 1.5}, '1 the share 1.5')],
+)
+def test_a_distribution_that_shares_out_badly_is_refused(shares, message):
+  budget = _budget(0.5, distribution=lambda *_: shares)
+  with pytest.raises(ValueError, match=f'distribution: gave {message}'):
+    budget.num_kept(budget.pruned(_matrices((2, 4), (4, 4))))
