@@ -80,11 +80,11 @@ def _scores_of(leaves, scores, who):
 def _lamp_scores(leaf, magnitudes):
   """The LAMP scores of a leaf in any order: only how many are large matters."""
   stacks = leaf.stack_axes
-  rows = jnp.moveaxis(
-    jnp.abs(magnitudes).astype(jnp.float32), stacks, range(len(stacks))
-  )
+  rows = jnp.moveaxis(magnitudes.astype(jnp.float32), stacks, range(len(stacks)))
   rows = rows.reshape(leaf.num_slices, -1)
-  rows = jnp.where(jnp.isnan(rows), jnp.float32(0), rows)
+  # -inf marks what is pruned already: it is worth nothing, and not as large as can be.
+  worthless = jnp.isnan(rows) | jnp.isneginf(rows)
+  rows = jnp.where(worthless, jnp.float32(0), jnp.abs(rows))
   # Relative to the largest, so that no square overflows or vanishes.
   largest = jnp.max(rows, axis=1, keepdims=True)
   rows = -jnp.sort(-rows / jnp.where(largest > 0, largest, jnp.float32(1)), axis=1)

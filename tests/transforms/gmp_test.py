@@ -183,3 +183,30 @@ def test_schedules_per_path():
 def test_bad_sparsity_is_refused():
   with pytest.raises(ValueError, match=r'sparsity=1.0.*\[0, 1\)'):
     js.transforms.gmp(optax.sgd(0.1), _ramp(1.0, 2), when=js.schedules.always)
+
+
+def test_lamp_in_rounds_keeps_what_lamp_at_once_keeps():
+  """What earlier rounds pruned is worth nothing; it empties no leaf."""
+  draw = np.random.default_rng(0).normal
+  start = {n: jnp.asarray(draw(size=(8, 8)), jnp.float32) for n in 'abc'}
+  tx = js.transforms.gmp(
+    optax.sgd(0.0),
+    _ramp(0.8, 4),
+    when=js.schedules.always,
+    distribution=js.distributions.lamp,
+  )
+  params, state = js.init(tx, start)
+  for _ in range(5):
+    updates, state = tx.update(params, state, params)
+    params = optax.apply_updates(params, updates)
+  scores = {n: jnp.abs(p) for n, p in start.items()}
+  wanted = js.distributions.lamp(js.leaves_of(start), 0.8, scores)
+  assert {n: int(m.sum()) for n, m in state.masks.items()} == wanted
+  assert min(wanted.values()) > 0
+
+
+def test_a_schedule_may_add_to_the_step():
+  ahead = lambda step: 0.5 * jnp.minimum((step + 1) / 2, 1.0)
+  tx = js.transforms.gmp(optax.sgd(0.1), ahead, when=js.schedules.always)
+  _, state = js.init(tx, {'kernel': jnp.arange(8.0).reshape(2, 4)})
+  assert int(state.masks['kernel'].sum()) == 6
