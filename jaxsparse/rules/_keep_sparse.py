@@ -68,7 +68,7 @@ def keep_sparse(
     the inner optimizer.
 
   Raises:
-    ValueError: `update` without params.
+    ValueError: an `inner` or a `when` that is none; `update` without params.
 
   Example:
     >>> import jax.numpy as jnp, jaxsparse as js, optax
@@ -80,6 +80,12 @@ def keep_sparse(
     >>> optax.apply_updates(params, updates)['kernel'].tolist()
     [[0.8999999761581421, 0.0]]
   """
+  if not hasattr(inner, 'update'):
+    raise ValueError(f'inner={inner!r}: wanted an optax transformation.')
+  if when is not None and not callable(when):
+    raise ValueError(
+      f'when={when!r}: wanted a function step -> bool such as js.schedules.every(100).'
+    )
   inner = optax.with_extra_args_support(inner)
 
   def init(params):
@@ -101,7 +107,9 @@ def keep_sparse(
       raise ValueError('keep_sparse: update(grads, state, params) needs params.')
     due = None if when is None or rule.update is None else when(state.step)
     old = spread(rule, state.masks, params)
-    _report_off_mask(params, old, state.step, due)
+    # Also in the step after: the last change of the masks may be misplaced as well.
+    look = None if due is None else due | when(state.step - 1)
+    _report_off_mask(params, old, state.step, look)
     trained = rule.inner_params(params, state.memory)
     evidence = _evidence(rule, state, trained, grads)
 
@@ -202,7 +210,7 @@ def _start_or_remove(kept, mask, update, param, value):
 
 
 def _report_off_mask(params, masks, step, due):
-  """Warns of nonzeros off the mask: in the second step, and when masks change."""
+  """Warns of nonzeros off the mask: in the second step, and around a change of masks."""
   if os.environ.get('JAXSPARSE_CHECK') == 'off' or not jax.tree.leaves(params):
     return
   names, leaves, _ = core.named_leaves(params)

@@ -1,5 +1,9 @@
 """One-shot pruning: train dense, prune once, train on."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import optax
 
 from jaxsparse import core, criteria, distributions, rules, schedules
@@ -24,7 +28,7 @@ def one_shot_rule(
 
 def one_shot(
   inner: optax.GradientTransformation,
-  sparsity: float,
+  sparsity,
   *,
   step: int,
   criterion: core.Criterion = criteria.magnitude,
@@ -41,7 +45,7 @@ def one_shot(
 
   Args:
     inner: the optimizer, for both phases.
-    sparsity: fraction removed in [0, 1).
+    sparsity: fraction removed in [0, 1), or a mapping path pattern -> fraction.
     step: the update, counted from 0, after which the network is sparse.
     criterion: `Evidence -> scores`.
     seed: for a criterion that draws.
@@ -55,7 +59,7 @@ def one_shot(
     An optax transformation.
 
   Raises:
-    ValueError: a sparsity outside [0, 1), a negative step.
+    ValueError: a sparsity outside [0, 1), a step that is negative or no int.
 
   Example:
     >>> import jax.numpy as jnp, jaxsparse as js, optax
@@ -65,10 +69,13 @@ def one_shot(
     >>> (optax.apply_updates(params, updates)['kernel'] != 0).tolist()
     [[False, False], [True, True]]
   """
-  if step < 0:
-    raise ValueError(f'one_shot: step={step}: wanted 0 or more.')
-  budget = rules.Budget(
-    schedules.one_shot(sparsity, step), distribution, structure, prunable, leaves
-  )
+  if not isinstance(step, int | np.integer) or step < 0:
+    raise ValueError(f'one_shot: step={step!r}: wanted an int of 0 or more.')
+  steps: Any
+  if isinstance(sparsity, Mapping):
+    steps = {p: schedules.one_shot(s, step) for p, s in sparsity.items()}
+  else:
+    steps = schedules.one_shot(sparsity, step)
+  budget = rules.Budget(steps, distribution, structure, prunable, leaves)
   rule = one_shot_rule(budget, criterion)
   return rules.keep_sparse(inner, rule, schedules.at(step), seed=seed)

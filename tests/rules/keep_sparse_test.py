@@ -446,3 +446,15 @@ def test_the_report_can_be_switched_off(monkeypatch):
   with warnings.catch_warnings():
     warnings.simplefilter('error')
     _run(optax.chain(tx, optax.scale(0.5)), PARAMS)
+
+
+@pytest.mark.parametrize(
+  'inner, when, message',
+  [
+    (optax.sgd(0.5), 100, r'when=100: wanted .*every\(100\)'),
+    (0.5, None, 'inner=0.5: wanted an optax transformation'),
+  ],
+)
+def test_parts_of_another_kind_are_refused(inner, when, message):
+  with pytest.raises(ValueError, match=message):
+    js.keep_sparse(inner, _fixed([True]), when)

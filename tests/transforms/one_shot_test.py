@@ -60,10 +60,30 @@ def test_global_pool_needs_no_equal_shares():
 @pytest.mark.parametrize(
   'kwargs, message',
   [
-    ({'sparsity': 0.5, 'step': -1}, 'one_shot: step=-1: wanted 0 or more'),
+    ({'sparsity': 0.5, 'step': -1}, 'one_shot: step=-1: wanted an int of 0 or more'),
+    ({'sparsity': 0.5, 'step': 2.5}, 'one_shot: step=2.5: wanted an int'),
     ({'sparsity': 1.0, 'step': 1}, r'sparsity=1.0.*\[0, 1\)'),
   ],
 )
 def test_bad_arguments_are_refused(kwargs, message):
   with pytest.raises(ValueError, match=message):
     js.transforms.one_shot(optax.sgd(0.1), **kwargs)
+
+
+def test_sparsity_per_path():
+  tx = js.transforms.one_shot(optax.sgd(0.0), {'a': 0.5, '*': 0.25}, step=0)
+  params = {'a': jnp.ones((2, 4)), 'b': jnp.ones((2, 4))}
+  ((_, masks),) = _run(tx, params, params, 1)
+  assert [int(m.sum()) for m in masks.values()] == [4, 6]
+
+
+def test_a_wrapper_at_a_wrong_place_is_reported():
+  """The only change of the masks is late: the step after it looks."""
+  one_shot = js.transforms.one_shot(optax.sgd(0.1), 0.5, step=2)
+  tx = optax.chain(one_shot, optax.scale(0.5))
+  params, state = js.init(tx, {'kernel': jnp.arange(1.0, 9.0).reshape(2, 4)})
+  with pytest.warns(RuntimeWarning, match='at step 3 .* off their mask: kernel'):
+    for _ in range(6):
+      updates, state = tx.update(params, state, params)
+      params = optax.apply_updates(params, updates)
+    jax.effects_barrier()
