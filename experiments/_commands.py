@@ -1,19 +1,32 @@
 """A user's mistake on the command line is one sentence, not a traceback."""
 
 import pathlib
+import re
 import sys
 
-from absl import app
+from absl import flags
+from ml_collections import config_flags
 
 import jaxsparse as js
 
+# ml_collections raises all but the first for a key that no config has.
+_FLAG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)
+
+
+def define_config(default, help_text: str):
+  """The flag `--config`, whose default is the config file `default`."""
+  try:
+    return config_flags.DEFINE_config_file('config', str(default), help_text)
+  except _FLAG_ERRORS as error:
+    # What the command line changes in the default is looked up already here.
+    _exit(sys.argv, error)
+
 
 def parse_flags(args):
-  """For `app.run(flags_parser=...)`: says which config key is wrong, and exits."""
+  """For `app.run(flags_parser=...)`: says which flag or key is wrong, and exits."""
   try:
-    return app.parse_flags_with_usage(args)
-  except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    # ml_collections raises these for a key that no config has.
+    return flags.FLAGS(args)
+  except _FLAG_ERRORS as error:
     _exit(args, error)
 
 
@@ -35,8 +48,14 @@ def guarded(main):
 
 
 def _exit(argv, error):
-  lines = str(error).strip('"\' \n').splitlines()
+  # ml_collections wraps the KeyError of an unknown key in an AttributeError.
+  while error.args and isinstance(error.args[0], Exception):
+    error = error.args[0]
+  unknown = isinstance(error, KeyError)
+  text = f'--config: unknown key {error.args[0]}' if unknown else str(error)
+  lines = text.strip().splitlines() or [type(error).__name__]
   # The trace of a config file that failed is text within the message.
-  said = lines[-1:] if any('Traceback' in line for line in lines) else lines
-  sentence = ' '.join(' '.join(said).split())
+  if any('Traceback' in line for line in lines):
+    lines = [re.sub(r'^\s*\w+(Error|Exception): ', '', lines[-1])]
+  sentence = ' '.join(' '.join(lines).split())
   sys.exit(f'{pathlib.Path(argv[0]).name}: {sentence}')

@@ -67,12 +67,25 @@ def _cell(value) -> str:
   return f'{value:.6g}' if isinstance(value, float) else str(value)
 
 
+def _begun(workdir: pathlib.Path) -> bool:
+  """Whether a run directory holds any result that another config could spoil."""
+  tables = [workdir / name for name in ('metrics.csv', 'results.csv')]
+  if any(t.exists() and len(t.read_text().splitlines()) > 1 for t in tables):
+    return True
+  if any((workdir / 'checkpoints').glob('*/*/manifest')):
+    return True
+  # A command that failed before its first step leaves headers, maybe of other leaves.
+  for table in tables:
+    table.unlink(missing_ok=True)
+  return False
+
+
 def claim(workdir: pathlib.Path, config) -> None:
   """Makes the run directory, or checks that it is one of this config."""
   path = workdir / 'config.json'
   free = _settings.FREE_KEYS
   ours = _settings.plain(config)
-  if path.exists():
+  if path.exists() and _begun(workdir):
     theirs = json.loads(path.read_text())
     other = [k for k in ours if k not in free and ours[k] != theirs.get(k)]
     specs = {m['name']: m for m in theirs['methods']}

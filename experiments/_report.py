@@ -50,10 +50,43 @@ def metric_columns(leaves) -> tuple[str, ...]:
 
 def progress(row: dict) -> str:
   """What the progress bar says at an evaluation."""
-  return (
-    f'loss {row["train_loss"]:.3f}, acc {row["train_accuracy"]:.2%}, val acc {row["val_accuracy"]:.2%},'
-    f' sparsity {row["sparsity"]:.1%}, {row["steps_per_second"]:.0f} steps/s'
+  text = (
+    f'loss {row["train_loss"]:.3f}, acc {row["train_accuracy"]:.2%},'
+    f' val acc {row["val_accuracy"]:.2%}, sparsity {row["sparsity"]:.1%}'
   )
+  rate = row['steps_per_second']
+  # The first call compiles, so an evaluation right after it has no rate yet.
+  return text if np.isnan(rate) else f'{text}, {rate:.0f} steps/s'
+
+
+def leaf_choices(methods) -> str:
+  """Which leaves are pruned and which stay dense, equal methods in one line."""
+  choices: dict[str, list[str]] = {}
+  for method in (m for m in methods if m.sparse):
+    masks = js.get_masks(jax.eval_shape(method.init, 0).opt_state)
+    choices.setdefault(leaf_choice(masks), []).append(method.name)
+  return '\n'.join(f'pruned by {", ".join(n)}: {c}' for c, n in choices.items())
+
+
+def leaf_choice(masks, most: int = 12) -> str:
+  """The leaves that a tree of masks prunes, and those that stay dense.
+
+  Args:
+    masks: arrays, or `jax.ShapeDtypeStruct`s.
+    most: names beyond so many are counted only.
+
+  Returns:
+    One line.
+  """
+  names, values, _ = js.core.named_leaves(masks)
+  groups: tuple[list[str], list[str]] = ([], [])
+  for name, mask in zip(names, values):
+    groups[not mask.shape].append(name)  # A scalar mask is that of a dense leaf.
+  pruned, dense = (
+    ', '.join(g[:most]) + (f' and {len(g) - most} more' if g[most:] else '')
+    for g in groups
+  )
+  return f'{pruned or "nothing"}; dense: {dense or "nothing"}'
 
 
 def log_scalars(writer, row: dict, step: int) -> None:

@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import optax
 
-from experiments import models
+from experiments import _criteria, _names, models
 from experiments.configs import _defaults
 import jaxsparse as js
 
@@ -27,6 +27,15 @@ _STEPS = (
   'warmup_steps',
 )
 _METHOD_KEYS = ('name', 'transform', 'sparsity', 'kwargs')
+_COUNTS = (
+  'accumulate',
+  'batch_size',
+  'checkpoint_every',
+  'eval_every',
+  'keep',
+  'steps_per_call',
+  'timing_rounds',
+)
 BASELINES = ('dense', 'small_dense')
 # What may differ when a run directory is used again.
 FREE_KEYS = ('methods', 'seeds', 'only', 'name', 'keep', 'timing_rounds')
@@ -50,6 +59,9 @@ def check(config) -> types.SimpleNamespace:
   for key in ('model', 'optimizer', 'learning_rate', 'augment'):
     if isinstance(getattr(config, key), dict):
       _check_keys(getattr(config, key), known[key], f'config.{key}')
+  wrong = [spec for spec in config.methods if not isinstance(spec, Mapping)]
+  if wrong:
+    raise ValueError(f'config.methods: got {wrong[0]!r}, wanted dicts.')
   names = [spec.get('name') for spec in config.methods]
   if len(set(names)) != len(names) or None in names:
     raise ValueError(f'config.methods: every method needs its own name; got {names}.')
@@ -61,12 +73,16 @@ def check(config) -> types.SimpleNamespace:
         f' {list(_METHOD_KEYS)}.'
       )
     transform_of(spec)
+    _criteria.takes_probe(spec)
   for name in filter(None, config.only.split(',')):
-    choose(name, names, 'config.only')
+    _names.choose(name, names, 'config.only')
   if config.select not in ('final', 'best'):
     raise ValueError(f"config.select: got {config.select!r}, wanted 'final' or 'best'.")
-  if config.steps_per_call < 1 or not config.seeds:
-    raise ValueError('config: steps_per_call must be at least 1 and seeds not empty.')
+  for key in _COUNTS:
+    if getattr(config, key) < 1:
+      raise ValueError(f'config.{key}: got {getattr(config, key)}, wanted at least 1.')
+  if not config.seeds:
+    raise ValueError('config.seeds: got none, wanted at least one.')
   return config
 
 
@@ -89,22 +105,6 @@ def _check_keys(got, known, where):
     raise ValueError(f'{where}: the keys {", ".join(missing)} are missing.')
 
 
-def choose(name, names, what):
-  """`name`, if it is one of `names`; otherwise a ValueError that lists them."""
-  if name not in names:
-    near = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.4)
-    hint = f' Did you mean {near[0]}?' if near else ''
-    raise ValueError(
-      f'{what}: unknown name {name!r}; wanted one of {", ".join(sorted(names))}.{hint}'
-    )
-  return name
-
-
-def _attribute(room, name, what):
-  public = [n for n in room.__all__ if not n.endswith('_rule')]
-  return getattr(room, choose(name, public, what))
-
-
 def transform_of(spec):
   """The transform that a method names; None for the dense baselines."""
   if spec.get('transform') in BASELINES:
@@ -112,7 +112,7 @@ def transform_of(spec):
   public = [n for n in js.transforms.__all__ if not n.endswith('_rule')]
   where = f'transform of method {spec["name"]}'
   return getattr(
-    js.transforms, choose(spec.get('transform'), [*public, *BASELINES], where)
+    js.transforms, _names.choose(spec.get('transform'), [*public, *BASELINES], where)
   )
 
 
@@ -136,32 +136,32 @@ def _resolved(kwargs: Mapping, num_steps: int) -> dict:
 def _schedule(value, num_steps: int, what: str):
   """A number as it is, 'always', or `{'schedule': name, ...}` of `js.schedules`."""
   if isinstance(value, str):
-    return _attribute(js.schedules, value, what)
+    return _names.attribute(js.schedules, value, what)
   if not isinstance(value, Mapping):
     return value
   kwargs = dict(value)
-  make = _attribute(js.schedules, kwargs.pop('schedule', None), what)
+  make = _names.attribute(js.schedules, kwargs.pop('schedule', None), what)
   steps = [in_steps(step, num_steps) for step in kwargs.pop('steps', ())]
   return make(*steps, **_resolved(kwargs, num_steps))
 
 
-def _bound(key: str, value, num_steps: int):
+def _bound(key: str, value, num_steps: int, probe: _criteria.Probe | None):
   """One argument of a transform, from its plain form in a config."""
   if key in ('when', 'drop_fraction', 'sparsity'):
     return _schedule(value, num_steps, key)
   if key == 'distribution':
-    return _attribute(js.distributions, value, key)
+    return _names.attribute(js.distributions, value, key)
   if key == 'criterion':
-    return _attribute(js.criteria, value, key)
+    return _criteria.bound(value, probe)
   if key == 'structure' and isinstance(value, Mapping):
     kwargs = dict(value)
-    return _attribute(js.masks, kwargs.pop('name', None), key)(**kwargs)
+    return _names.attribute(js.masks, kwargs.pop('name', None), key)(**kwargs)
   if key == 'prunable' and isinstance(value, Mapping):
     return js.kernels_except(*value['except'])
   return in_steps(value, num_steps) if key in _STEPS else value
 
 
-def transform(spec, inner, seed, num_steps: int):
+def transform(spec, inner, seed, num_steps: int, probe: _criteria.Probe | None = None):
   """Wraps an optimizer as a method of the config says.
 
   Args:
@@ -169,6 +169,7 @@ def transform(spec, inner, seed, num_steps: int):
     inner: the optimizer.
     seed: int, tracer or typed key for the transforms that draw.
     num_steps: of the run, for schedules in fractions.
+    probe: for a start by a criterion that looks at gradients.
 
   Returns:
     An optax transformation.
@@ -184,14 +185,15 @@ def transform(spec, inner, seed, num_steps: int):
     given['sparsity'] = spec['sparsity']
   accepted = list(inspect.signature(make).parameters)[1:]
   for key in given:
-    choose(key, accepted, f'argument of method {spec["name"]}')
+    _names.choose(key, accepted, f'argument of method {spec["name"]}')
   try:
-    kwargs = {key: _bound(key, value, num_steps) for key, value in given.items()}
+    kwargs = {key: _bound(key, value, num_steps, probe) for key, value in given.items()}
     if 'seed' in accepted:
       kwargs['seed'] = seed
     return make(inner, **kwargs)
-  except TypeError as error:
-    raise ValueError(f'method {spec["name"]}: {error}.') from error
+  except (TypeError, ValueError) as error:
+    sentence = str(error).rstrip('.')
+    raise ValueError(f'method {spec["name"]}: {sentence}.') from error
 
 
 def learning_rate(config, num_steps: int):
@@ -200,8 +202,18 @@ def learning_rate(config, num_steps: int):
   if not isinstance(value, Mapping):
     return value
   names = [n for n in dir(optax) if n.endswith(('_schedule', 'constant'))]
-  make = getattr(optax, choose(value['name'], names, 'learning_rate'))
-  return make(**_resolved(value['kwargs'], num_steps))
+  make = getattr(optax, _names.choose(value['name'], names, 'learning_rate'))
+  return _made(make, 'learning_rate', _resolved(value['kwargs'], num_steps))
+
+
+def _made(make, key, kwargs, *args):
+  try:
+    return make(*args, **kwargs)
+  except TypeError as error:
+    raise ValueError(
+      f'config.{key}.kwargs: {error}; {make.__name__} takes'
+      f' {", ".join(inspect.signature(make).parameters)}.'
+    ) from error
 
 
 def optimizer(config, num_steps: int):
@@ -211,9 +223,9 @@ def optimizer(config, num_steps: int):
     'learning_rate' in inspect.signature(getattr(optax, n)).parameters
   )
   names = [n for n in public if takes_rate(n) and not n.startswith(('_', 'scale_by'))]
-  make = getattr(optax, choose(config.optimizer['name'], names, 'optimizer'))
+  make = getattr(optax, _names.choose(config.optimizer['name'], names, 'optimizer'))
   rate = learning_rate(config, num_steps)
-  inner = make(rate, **config.optimizer['kwargs'])
+  inner = _made(make, 'optimizer', config.optimizer['kwargs'], rate)
   if not config.weight_decay:
     return inner
   # Biases and the scales of norms are not decayed.

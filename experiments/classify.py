@@ -3,6 +3,8 @@ r"""Trains dense and sparse networks on images, side by side, and writes a repor
     python -m experiments.classify                       # the digits, under 2 minutes
     python -m experiments.classify --config=experiments/configs/cifar10_resnet.py \
         --config.seeds='(0,)' --config.only=dense,rigl --workdir=runs/cifar
+    python -m experiments.classify --config.optimizer.name=adam \
+        --config.optimizer.kwargs='{}' --config.learning_rate.kwargs.init_value=1e-3
 
 Every method is trained with every seed, with equal steps, batches and starting weights.
 The run directory holds metrics.csv, results.csv, TensorBoard events, checkpoints, plots
@@ -19,7 +21,6 @@ from typing import Any, NamedTuple
 from absl import app, flags, logging
 import jax
 import jax.numpy as jnp
-from ml_collections import config_flags
 import numpy as np
 import optax
 import tensorboardX
@@ -27,6 +28,7 @@ import tqdm
 
 from experiments import (
   _commands,
+  _criteria,
   _measure,
   _records,
   _report,
@@ -37,10 +39,9 @@ from experiments import (
 import jaxsparse as js
 
 _HERE = pathlib.Path(__file__).resolve().parent
-_CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  str(_HERE / 'configs' / 'digits.py'),
-  'Config file; --config.key=value changes one value.',
+_CONFIG = _commands.define_config(
+  _HERE / 'configs' / 'digits.py',
+  'Config file; --config.key=value changes one value; configs/_defaults.py has the keys.',
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Run directory; default runs/<name>-<time>. Goes on if it exists.'
@@ -95,6 +96,7 @@ def main(argv):
   metrics = _records.Table(workdir / 'metrics.csv', _report.metric_columns(leaves))
   results = _records.Table(workdir / 'results.csv', _report.RESULT_COLUMNS)
   print(f'{len(data.train[1]):,} training images, {num_steps:,} steps; {workdir}/')
+  print(_report.leaf_choices(methods))
 
   done = {(row['method'], int(row['seed'])) for row in results.rows}
   missing = [(m, s) for m in methods for s in config.seeds if (m.name, s) not in done]
@@ -121,19 +123,9 @@ def build_method(config, spec, source: Source) -> Method:
   sample = jnp.zeros((1, *source.data.image_shape))
   model = _settings.model(config, spec, source.data.num_classes, sample)
 
-  def make_tx(seed):
+  def make_tx(seed, probe=None):
     inner = _settings.optimizer(config, source.num_steps)
-    return _settings.transform(spec, inner, seed, source.num_steps)
-
-  # The seed is data, so one compilation serves all seeds. Starting weights depend on
-  # it alone: methods with the same model start from the same weights.
-  @jax.jit
-  def init(seed):
-    model_key, mask_key, train_key = jax.random.split(jax.random.key(seed), 3)
-    params, model_state = model.init(model_key, sample)
-    return js.training.init_state(
-      make_tx(mask_key), params, model_state, seed=train_key
-    )
+    return _settings.transform(spec, inner, seed, source.num_steps, probe)
 
   def prepare(indices, train_split, key):
     images = train_split['images'][indices]
@@ -151,6 +143,29 @@ def build_method(config, spec, source: Source) -> Method:
     accuracy = jnp.mean(jnp.argmax(logits, -1) == batch['labels'])
     return loss, (model_state, {'accuracy': accuracy})
 
+  def make_probe(key, model_state, train_split):
+    examples = jax.random.choice(
+      key, train_split['labels'].size, (config.batch_size,), replace=False
+    )
+    return _criteria.Probe(
+      loss=lambda p, batch: loss_fn(p, model_state, batch, key)[0],
+      apply_fn=lambda p, x: model.apply(p, model_state, x, train=False)[0],
+      batch=prepare(examples, train_split, key),
+    )
+
+  # The seed is data, so one compilation serves all seeds. Starting weights depend on
+  # it alone: methods with the same model start from the same weights.
+  @jax.jit
+  def init(seed, train_split):
+    model_key, mask_key, train_key = jax.random.split(jax.random.key(seed), 3)
+    params, model_state = model.init(model_key, sample)
+    probe = None
+    if _criteria.takes_probe(spec):
+      probe = make_probe(jax.random.fold_in(mask_key, 1), model_state, train_split)
+    return js.training.init_state(
+      make_tx(mask_key, probe), params, model_state, seed=train_key
+    )
+
   # The state carries the mask's key, so the seed given here is never used to draw.
   step = js.training.make_step(
     loss_fn, make_tx(0), prepare=prepare, accumulate=config.accumulate
@@ -158,7 +173,7 @@ def build_method(config, spec, source: Source) -> Method:
   scan = config.steps_per_call > 1
   step_fn = js.training.shard_step(step, execution=config.execution, scan=scan)
   return Method(
-    spec['name'], spec, model, init, step_fn,
+    spec['name'], spec, model, lambda seed: init(seed, source.train), step_fn,
     evaluate=_measure.evaluator(model, source.data),
     sparse=spec['transform'] not in _settings.BASELINES,
   )  # fmt: skip

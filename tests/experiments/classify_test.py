@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import optax
 import pytest
 
-from experiments import _records, _settings
+from experiments import _criteria, _records, _report, _settings
 from experiments.configs import _defaults, digits
+import jaxsparse as js
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _CONFIG = """
@@ -178,6 +181,9 @@ def test_another_config_in_the_same_directory_is_refused(job, whole):
     ('--config.model.name=MPL', ("unknown name 'MPL'", 'LeNet5', 'Did you mean MLP?')),
     ('--config.batch_sise=3', ('batch_sise',)),
     ('--config=nowhere.py', ('nowhere.py',)),
+    ('--config.batch_size=0', ('config.batch_size: got 0',)),
+    ('--config.optimizer.name=adam', ("argument 'momentum'", 'adam takes')),
+    ('--nope=3', ("Unknown command line flag 'nope'",)),
   ],
 )
 def test_a_mistake_is_one_sentence(job, tmp_path, argument, wanted):
@@ -187,6 +193,80 @@ def test_a_mistake_is_one_sentence(job, tmp_path, argument, wanted):
     assert text in done.stderr
   assert 'Traceback' not in done.stderr
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  'arguments, wanted',
+  [
+    (('--config.learning_rat=3',), "unknown key 'learning_rat' Did you mean"),
+    (('--config.model.options.dtype=bfloat16',), "unknown key 'dtype'"),
+    (
+      ('--config=experiments/configs/fashion_mnist_lenet300.py:abc',),
+      "config argument: got 'abc', wanted 'all' or a sparsity.",
+    ),
+    (('--config.dataset=cifar10',), 'download_and_prepare()"\n'),
+  ],
+)
+def test_a_mistake_in_the_default_config_is_one_sentence(
+  job, tmp_path, arguments, wanted
+):
+  script = str(_ROOT / 'experiments' / 'classify.py')
+  command = [sys.executable, script, *arguments, f'--workdir={tmp_path / "run"}']
+  environment = {**job[1], 'TFDS_DATA_DIR': str(tmp_path)}
+  done = subprocess.run(
+    command, env=environment, cwd=_ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 1
+  assert done.stderr.startswith('classify.py: ') and wanted in done.stderr
+  assert 'Traceback' not in done.stderr
+
+
+def test_a_directory_where_nothing_was_trained_takes_another_config(tmp_path):
+  first, second = (_settings.check(_config(batch_size=n)) for n in (16, 32))
+  _records.claim(tmp_path, first)
+  _records.Table(tmp_path / 'metrics.csv', ('step', 'density/a'))
+  _records.claim(tmp_path, second)
+  table = _records.Table(tmp_path / 'metrics.csv', ('step', 'density/b'))
+  assert json.loads((tmp_path / 'config.json').read_text())['batch_size'] == 32
+  table.append({'step': 1, 'density/b': 1.0})
+  with pytest.raises(ValueError, match='another config; batch_size differ'):
+    _records.claim(tmp_path, first)
+
+
+def test_the_choice_of_leaves_is_shown():
+  mask = lambda *shape: jax.ShapeDtypeStruct(shape, bool)
+  masks = {'a': {'kernel': mask(4, 2), 'bias': mask()}, 'b': {'kernel': mask(1, 2)}}
+  assert _report.leaf_choice(masks) == 'a/kernel, b/kernel; dense: a/bias'
+  assert _report.leaf_choice(masks, 1) == 'a/kernel and 1 more; dense: a/bias'
+  assert _report.leaf_choice({'bias': mask()}) == 'nothing; dense: bias'
+
+
+def test_gradient_criteria_are_bound_by_name():
+  params = {'kernel': jnp.array([[1.0, -2.0], [0.5, 3.0]])}
+  images = jnp.array([[2.0, 1.0]])
+  apply_fn = lambda p, x: x @ p['kernel']
+  loss = lambda p, batch: jnp.sum(apply_fn(p, batch['images']) * batch['labels'])
+  probe = _criteria.Probe(
+    loss, apply_fn, {'images': images, 'labels': jnp.array([[1.0, -1.0]])}
+  )
+  evidence = js.core.Evidence((params,), None, None, None, 0, None)
+  score = lambda name: _criteria.bound(name, probe)(evidence)['kernel'].tolist()
+  assert score('snip') == [[2.0, 4.0], [0.5, 3.0]]  # |w x label|
+  assert score('grasp') == [[0.0, 0.0], [0.0, 0.0]]  # A linear loss has no curvature.
+  assert score('synflow') == [[1.0, 2.0], [0.5, 3.0]]  # |w| times ones
+  assert score('magnitude') == [[1.0, 2.0], [0.5, 3.0]]
+
+
+@pytest.mark.parametrize(
+  'spec, wanted',
+  [
+    ({'transform': 'static', 'kwargs': {'criterion': 'snip'}}, True),
+    ({'transform': 'static', 'kwargs': {'criterion': 'magnitude'}}, False),
+    ({'transform': 'static', 'kwargs': {}}, False),
+  ],
+)
+def test_only_gradient_criteria_take_a_batch(spec, wanted):
+  assert _criteria.takes_probe({'name': 'm', **spec}) is wanted
 
 
 def test_help_names_the_flags(job):
@@ -204,6 +284,10 @@ def _config(**changes):
   return config
 
 
+def _gradient(transform, criterion):
+  return {'name': 'm', 'transform': transform, 'kwargs': {'criterion': criterion}}
+
+
 @pytest.mark.parametrize(
   'changes, message',
   [
@@ -215,7 +299,17 @@ def _config(**changes):
     ),
     ({'methods': ({'name': 'a', 'transfrom': 'rigl'},)}, "unknown keys .'transfrom'"),
     ({'methods': ({'transform': 'dense'},)}, 'needs its own name'),
-    ({'seeds': ()}, 'seeds not empty'),
+    ({'seeds': ()}, 'seeds: got none'),
+    ({'timing_rounds': 0}, 'config.timing_rounds: got 0, wanted at least 1'),
+    ({'methods': (3,)}, 'config.methods: got 3, wanted dicts'),
+    (
+      {'methods': (_gradient('one_shot', 'snip'),)},
+      'criterion of method m: snip.*only static',
+    ),
+    (
+      {'methods': (_gradient('static', 'snap'),)},
+      "criterion: unknown name 'snap'.*mean snip",
+    ),
     ({'select': 'luckiest'}, "'final' or 'best'"),
     ({'only': 'densee'}, "config.only: .*'densee'.*mean dense"),
   ],
@@ -238,6 +332,28 @@ def test_a_transform_that_cannot_be_is_refused(spec, message):
   spec = {'name': 'm', 'transform': 'rigl', **spec}
   with pytest.raises(ValueError, match=message):
     _settings.transform(spec, optax.sgd(0.1), 0, 100)
+
+
+def test_a_network_can_be_pruned_at_init_by_a_criterion_that_needs_a_batch(
+  job, tmp_path
+):
+  config = tmp_path / 'snip.py'
+  method = dict(name='snip', transform='static', sparsity=0.9)
+  method['kwargs'] = dict(criterion='snip', distribution='global_pool')
+  config.write_text(
+    _CONFIG.format(num_steps=20).replace(
+      '  return config',
+      f'  config.methods, config.seeds = ({method},), (0,)\n  return config',
+    )
+  )
+  done = _run(job, f'--workdir={tmp_path / "run"}', config=config)
+  assert done.returncode == 0, done.stderr
+  assert 'pruned by snip: dense1/kernel, head/kernel; dense: dense1/bias' in done.stdout
+  (row,) = _rows(tmp_path / 'run' / 'results.csv')
+  assert float(row['nominal_sparsity']) == pytest.approx(0.9, abs=1e-3)
+  (last,) = _rows(tmp_path / 'run' / 'metrics.csv')[-1:]
+  # Pixels that are always 0 have no gradient, so the first layer loses most.
+  assert float(last['density/dense1/kernel']) < 0.1 < float(last['density/head/kernel'])
 
 
 def test_an_optimizer_that_optax_has_not_is_refused():

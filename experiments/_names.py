@@ -1,0 +1,20 @@
+"""From a name in a config to an attribute, or to a sentence that lists the names."""
+
+import difflib
+
+
+def choose(name, names, what):
+  """`name`, if it is one of `names`; otherwise a ValueError that lists them."""
+  if name not in names:
+    near = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.4)
+    hint = f' Did you mean {near[0]}?' if near else ''
+    raise ValueError(
+      f'{what}: unknown name {name!r}; wanted one of {", ".join(sorted(names))}.{hint}'
+    )
+  return name
+
+
+def attribute(room, name, what):
+  """The public attribute of a room, rules apart; otherwise a ValueError."""
+  public = [n for n in room.__all__ if not n.endswith('_rule')]
+  return getattr(room, choose(name, public, what))
