@@ -53,6 +53,8 @@ def _exit(argv, error):
     error = error.args[0]
   unknown = isinstance(error, KeyError)
   text = f'--config: unknown key {error.args[0]}' if unknown else str(error)
+  if isinstance(error, OSError) and error.filename:
+    text = f'{error.filename}: {error.strerror}.'
   lines = text.strip().splitlines() or [type(error).__name__]
   # The trace of a config file that failed is text within the message.
   if any('Traceback' in line for line in lines):

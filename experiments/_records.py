@@ -1,6 +1,7 @@
 """CSV files that a killed run can go on writing."""
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -80,9 +81,34 @@ def _begun(workdir: pathlib.Path) -> bool:
   return False
 
 
-def claim(workdir: pathlib.Path, config) -> None:
-  """Makes the run directory, or checks that it is one of this config."""
+def _lock(workdir: pathlib.Path):
+  """An open file that no other process can have; a kill frees it too."""
+  file = (workdir / 'lock').open('a')
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    file.close()
+    raise ValueError(
+      f'--workdir: another process trains in {workdir} just now. Wait for its end, or'
+      ' use another directory.'
+    ) from error
+  except OSError:
+    pass  # A file system without locks.
+  return file
+
+
+def claim(workdir: pathlib.Path, config):
+  """Makes the run directory, or checks that it is one of this config.
+
+  Returns:
+    A file to keep open for as long as the directory is written to.
+
+  Raises:
+    ValueError: the directory is of another config, or another process is using it.
+  """
   path = workdir / 'config.json'
+  workdir.mkdir(parents=True, exist_ok=True)
+  lock = _lock(workdir)
   free = _settings.FREE_KEYS
   ours = _settings.plain(config)
   if path.exists() and _begun(workdir):
@@ -91,6 +117,7 @@ def claim(workdir: pathlib.Path, config) -> None:
     specs = {m['name']: m for m in theirs['methods']}
     other += [m['name'] for m in ours['methods'] if specs.get(m['name'], m) != m]
     if other:
+      lock.close()
       raise ValueError(
         f'--workdir: {workdir} was begun with another config; {", ".join(other)}'
         ' differ. Use another directory, or the same config.'
@@ -98,5 +125,5 @@ def claim(workdir: pathlib.Path, config) -> None:
     # Methods of earlier commands stay known, so that none is mistaken for another.
     names = {m['name'] for m in ours['methods']}
     ours['methods'] += [m for m in theirs['methods'] if m['name'] not in names]
-  workdir.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(ours, indent=2))
+  return lock

@@ -77,7 +77,8 @@ def main(argv):
   if len(argv) > 1:
     raise ValueError(f'arguments that no flag takes: {argv[1:]}')
   config = _settings.check(_CONFIG.value)
-  logging.set_verbosity(logging.ERROR)
+  # Orbax logs three traces per failed write, whose error is raised here anyway.
+  logging.set_verbosity(logging.FATAL)
 
   data = datasets.load(
     config.dataset, _DATA_DIR.value, config.validation, config.data_seed
@@ -91,7 +92,7 @@ def main(argv):
 
   stamp = time.strftime('%Y%m%d-%H%M%S')
   workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}-{stamp}')
-  _records.claim(workdir, config)
+  lock = _records.claim(workdir, config)
   leaves = prunable_names(methods[0])
   metrics = _records.Table(workdir / 'metrics.csv', _report.metric_columns(leaves))
   results = _records.Table(workdir / 'results.csv', _report.RESULT_COLUMNS)
@@ -111,6 +112,7 @@ def main(argv):
     times = _measure.step_times(config, methods, source)
     timing.write_text(json.dumps(times, indent=2))
   print(_report.write(workdir, _settings.plain(config), json.loads(timing.read_text())))
+  lock.close()
 
 
 def _on_devices(split):

@@ -105,7 +105,10 @@ def _write_digits(data_dir: pathlib.Path):
   silent = io.StringIO()
   with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
     builder = digits.Builder(data_dir=str(data_dir), file_format='array_record')
-    builder.download_and_prepare()
+    try:
+      builder.download_and_prepare()
+    except Exception as error:  # array_record raises RuntimeError on a full disk.
+      raise ValueError(f'{data_dir}: cannot prepare digits here ({error}).') from error
 
 
 def _sweep(place: pathlib.Path):

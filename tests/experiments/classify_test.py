@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -223,14 +224,47 @@ def test_a_mistake_in_the_default_config_is_one_sentence(
 
 def test_a_directory_where_nothing_was_trained_takes_another_config(tmp_path):
   first, second = (_settings.check(_config(batch_size=n)) for n in (16, 32))
-  _records.claim(tmp_path, first)
+  _records.claim(tmp_path, first).close()
   _records.Table(tmp_path / 'metrics.csv', ('step', 'density/a'))
-  _records.claim(tmp_path, second)
+  _records.claim(tmp_path, second).close()
   table = _records.Table(tmp_path / 'metrics.csv', ('step', 'density/b'))
   assert json.loads((tmp_path / 'config.json').read_text())['batch_size'] == 32
   table.append({'step': 1, 'density/b': 1.0})
   with pytest.raises(ValueError, match='another config; batch_size differ'):
     _records.claim(tmp_path, first)
+
+
+def test_two_processes_do_not_train_in_one_directory(tmp_path):
+  config = _settings.check(_config())
+  with _records.claim(tmp_path, config):
+    with pytest.raises(ValueError, match='another process trains in'):
+      _records.claim(tmp_path, config)
+  _records.claim(tmp_path, config).close()
+
+
+@pytest.mark.parametrize(
+  'prepared, message',
+  [
+    (True, 'The checkpoint of step 20 could not be written'),
+    (False, 'cannot prepare digits here'),
+  ],
+)
+def test_what_cannot_be_written_is_one_sentence(
+  job, whole, tmp_path, prepared, message
+):
+  del whole  # It has prepared the data.
+  # Of the files of a run, only those of the arrays are so large.
+  limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+  environment = {**job[1], 'JAX_ENABLE_COMPILATION_CACHE': 'false'}
+  if not prepared:
+    environment |= {'TFDS_DATA_DIR': str(tmp_path), 'XDG_CACHE_HOME': str(tmp_path)}
+  command = _command(job[0], f'--workdir={tmp_path / "run"}', '--config.only=rigl')
+  done = subprocess.run(
+    command, env=environment, preexec_fn=limit, capture_output=True, text=True
+  )
+  assert done.returncode == 1
+  assert 'classify.py: ' in done.stderr and message in done.stderr
+  assert 'Traceback' not in done.stderr
 
 
 def test_the_choice_of_leaves_is_shown():
