@@ -50,7 +50,7 @@ def get_masks(opt_state) -> core.Masks:
 
   Returns:
     A tree of bool arrays with the treedef of (one field of) the params; a scalar
-    True where nothing is pruned.
+    True where nothing is pruned. Of an `nnx.Optimizer`, a state of plain arrays.
 
   Raises:
     ValueError: there is no sparse transform in it.
@@ -141,7 +141,7 @@ def init(
     `(params, opt_state)`.
 
   Raises:
-    ValueError: no sparse transform in `tx`.
+    ValueError: no sparse transform in `tx`; `rescale` for a rule with a memory.
 
   Example:
     >>> import jax.numpy as jnp, jaxsparse as js, optax
@@ -152,6 +152,11 @@ def init(
   """
   opt_state = tx.init(params)
   params = apply_masks(params, opt_state)
+  if rescale and any(s.memory is not None for s in _states(opt_state)):
+    raise ValueError(
+      'rescale: the rule remembers the weights that it was given (a dense latent), so'
+      ' scaling the params would be undone by the first update.'
+    )
   if not rescale:
     return params, opt_state
   masks = jax.tree.leaves(get_masks(opt_state))

@@ -302,3 +302,8 @@ def test_masks_of_an_nnx_state_have_its_treedef():
   assert jax.tree.structure(masks) == jax.tree.structure(params)
   kept = jax.tree.map(lambda m, p: bool(jnp.all(m | (p == 0))), masks, params)
   assert all(jax.tree.leaves(kept))
+
+
+def test_rescale_refuses_a_rule_with_a_latent():
+  with pytest.raises(ValueError, match='rescale: the rule remembers'):
+    js.init(js.transforms.ste(optax.sgd(0.1), 0.5), _params(), rescale=True)
