@@ -38,8 +38,9 @@ _SCALARS = (
 )
 _HONESTY = (
   'Masked execution keeps dense arrays and saves no time and no memory: FLOPs are'
-  ' what a sparse execution would need (theoretical), step times are measured, all'
-  ' methods in turn in one process, on ordinary steps from a fresh state.'
+  ' what a sparse execution would need (theoretical). Step times are measured, all'
+  ' methods in turn in one process, over the first steps of a run: mask updates that'
+  ' fall among them count.'
 )
 
 
