@@ -42,7 +42,7 @@ def get_config():
       name='gmp',
       transform='gmp',
       sparsity=dict(schedule='cubic', final=0.9, start=0.1, stop=0.6),
-      kwargs=dict(when=dict(schedule='every', n=50)),
+      kwargs=dict(when=dict(schedule='every', n=50), distribution='erk'),
     ),
   )
   config.eval_every = 200

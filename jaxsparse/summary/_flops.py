@@ -227,12 +227,17 @@ def _fixed_carry(body, consts, carry, xs, context):
 
 
 def _scan(eqn, args, context):
-  p = eqn.params
-  start, stop = p['num_consts'], p['num_consts'] + p['num_carry']
+  body = eqn.params['jaxpr']
+  # Told apart by rank, because jax keeps the counts under other names in each release:
+  # inputs are constants, carry, slices; outputs are carry, slices.
+  same_rank = lambda outer, inner: len(outer.aval.shape) == len(inner.shape)
+  num_carry = sum(map(same_rank, eqn.outvars, body.out_avals))
+  stop = sum(map(same_rank, eqn.invars, body.in_avals))
+  start = stop - num_carry
   outs, counts = _fixed_carry(
-    p['jaxpr'], args[:start], args[start:stop], args[stop:], context
+    body, args[:start], args[start:stop], args[stop:], context
   )
-  return outs, _times(counts, p['length'])
+  return outs, _times(counts, eqn.params['length'])
 
 
 def _while(eqn, args, context):
