@@ -78,4 +78,7 @@ def one_shot(
     steps = schedules.one_shot(sparsity, step)
   budget = rules.Budget(steps, distribution, structure, prunable, leaves)
   rule = one_shot_rule(budget, criterion)
-  return rules.keep_sparse(inner, rule, schedules.at(step), seed=seed)
+  # Deciding once more changes nothing, but lets the wrapper see whether what was pruned
+  # has stayed at 0.
+  when = schedules.at(step, step + 1)
+  return rules.keep_sparse(inner, rule, when, seed=seed)
