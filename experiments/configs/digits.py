@@ -2,7 +2,7 @@
 
     launch/local.sh
 
-Time: 1.5 minutes on 2 busy cores of an AMD EPYC (Zen 4), the install not counted.
+Time: 32 seconds on 2 cores of an AMD EPYC (Zen 4), the install not counted.
 Test accuracy over 3 seeds: dense 97.56 ± 0.33 %, small dense 96.90 ± 0.49 %, static ERK
 95.68 ± 0.86 %, RigL 95.40 ± 1.14 %, GMP 97.09 ± 0.43 %; with 355 test images, one image
 is 0.28 %, so that static and RigL do not differ beyond the noise.

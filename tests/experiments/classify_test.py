@@ -2,7 +2,6 @@ import csv
 import json
 import os
 import pathlib
-import resource
 import signal
 import subprocess
 import sys
@@ -254,14 +253,19 @@ def test_what_cannot_be_written_is_one_sentence(
 ):
   del whole  # It has prepared the data.
   # Of the files of a run, only those of the arrays are so large.
-  limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+  # In the child itself: jax warns of a fork, which `preexec_fn` would need.
+  limited = (
+    'import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000));'
+    ' os.execv(sys.argv[1], sys.argv[1:])'
+  )
   environment = {**job[1], 'JAX_ENABLE_COMPILATION_CACHE': 'false'}
   if not prepared:
     environment |= {'TFDS_DATA_DIR': str(tmp_path), 'XDG_CACHE_HOME': str(tmp_path)}
   command = _command(job[0], f'--workdir={tmp_path / "run"}', '--config.only=rigl')
   done = subprocess.run(
-    command, env=environment, preexec_fn=limit, capture_output=True, text=True
-  )
+    [sys.executable, '-c', limited, *command],
+    env=environment, capture_output=True, text=True,
+  )  # fmt: skip
   assert done.returncode == 1
   assert 'classify.py: ' in done.stderr and message in done.stderr
   assert 'Traceback' not in done.stderr
