@@ -51,7 +51,7 @@ def keep_sparse(
 
   It must be the last to touch the update: scaling its output leaves weights off the
   mask. The second update and every one that decides look for that and report it with a
-  `RuntimeWarning`. The report is a host callback: it costs 0.3 to 0.5 ms a call, because
+  `RuntimeWarning`. The report is a host callback: it costs 0.3 to 2 ms a call, because
   jax dispatches such a program from Python, and keeps the program out of the persistent
   compilation cache. The environment variable `JAXSPARSE_CHECK=off` removes it.
 
