@@ -41,6 +41,9 @@ def transforms():
     'gmp': lambda o: t.gmp(o, S.cubic(SPARSITY, 0, DUE), when=when, **options),
     'set': lambda o: t.set(o, SPARSITY, seed=0, when=when, **options),
     'rigl': lambda o: t.rigl(o, SPARSITY, seed=0, when=when, **options),
+    'rigl_skip': lambda o: t.rigl(
+      o, SPARSITY, seed=0, when=when, skip_step=True, **options
+    ),
     'ste': lambda o: t.ste(o, SPARSITY, when=when, **options),
   }
 

@@ -41,6 +41,7 @@ def number(row: Mapping[str, Any], column: str) -> float:
 
 
 def check(rows: Rows, columns: Sequence[str]) -> None:
+  """Raises ValueError for no rows, or a column that none of them has."""
   if not rows:
     raise ValueError('rows: got none; there is nothing to plot.')
   known = sorted({name for row in rows for name in row})
@@ -78,6 +79,7 @@ def over_seeds(rows: Rows, x: str, y: str):
 def new_figure(
   num_rows: int, num_columns: int, size: tuple[float, float], sharey=False
 ):
+  """A figure of the house's style and its array of axes."""
   # The object interface: pyplot would keep global state and may want a display.
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
@@ -95,6 +97,7 @@ def new_figure(
 
 
 def save(figure, path: str | os.PathLike) -> pathlib.Path:
+  """Writes a PNG, making its folder; returns the path."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, format='png')
@@ -102,6 +105,7 @@ def save(figure, path: str | os.PathLike) -> pathlib.Path:
 
 
 def line_style(i: int) -> dict[str, Any]:
+  """Colour and dashes of the i-th group."""
   # Dashes tell the ninth group from the first.
   return {
     'color': COLOURS[i % len(COLOURS)],
@@ -110,6 +114,7 @@ def line_style(i: int) -> dict[str, Any]:
 
 
 def label_of(column: str) -> str:
+  """The axis label of a column, with its unit."""
   if column in _LABELS:
     return _LABELS[column]
   words = column.replace('/', ' ').replace('_', ' ')
@@ -118,6 +123,7 @@ def label_of(column: str) -> str:
 
 
 def is_share(column: str) -> bool:
+  """Whether a column holds shares in [0, 1], by its name."""
   return any(word in column for word in ('accuracy', 'sparsity', 'density'))
 
 
@@ -127,5 +133,6 @@ def scale_of(column: str) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def outside_legend(figure, axis) -> None:
+  """Puts the legend of an axis beside the plot, where it hides no line."""
   handles, labels = axis.get_legend_handles_labels()
   figure.legend(handles, labels, loc='outside right upper', frameon=False)

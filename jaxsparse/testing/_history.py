@@ -142,6 +142,7 @@ def train(
 
 
 def is_sparse_state(x) -> bool:
+  """Whether a node of a tree is the state of a sparse transform."""
   return isinstance(x, core.KeepSparseState)
 
 
