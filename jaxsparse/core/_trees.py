@@ -13,11 +13,22 @@ def _path_name(path) -> str:
       if hasattr(entry, attribute):
         parts.append(str(getattr(entry, attribute)))
         break
-  # An NNX variable holds its array in an attribute `value`; Linen has no such level. A
-  # dict entry of that name, as in attention, is a name like any other.
-  if len(parts) > 1 and getattr(path[-1], 'name', None) in ('value', 'raw_value'):
-    parts.pop()
   return '/'.join(parts) or 'param'
+
+
+def _is_box(x) -> bool:
+  """Whether a node is an NNX variable or a Linen box: one array with metadata."""
+  return hasattr(x, 'get_value') or hasattr(x, 'unbox')
+
+
+def _box_paths(tree, paths) -> set:
+  """Where in a tree the boxes are, looked for only if some path ends as theirs do."""
+  if not any(
+    getattr(p[-1], 'name', None) in ('value', 'raw_value') for p in paths if p
+  ):
+    return set()
+  flat, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_box)
+  return {path for path, x in flat if _is_box(x)}
 
 
 def named_leaves(tree, is_leaf=None):
@@ -36,7 +47,11 @@ def named_leaves(tree, is_leaf=None):
     ['dense1/bias', 'dense1/kernel']
   """
   flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
-  return [_path_name(path) for path, _ in flat], [x for _, x in flat], treedef
+  boxes = _box_paths(tree, [path for path, _ in flat])
+  # A box holds its array in an attribute `value`, a level that plain dicts lack. Any
+  # other field or key of that name, as in attention, is a name like any other.
+  names = [_path_name(p[:-1] if p[:-1] in boxes else p) for p, _ in flat]
+  return names, [x for _, x in flat], treedef
 
 
 def named_subset(tree, names) -> dict:

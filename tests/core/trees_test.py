@@ -1,6 +1,6 @@
 """Names, keys and counts."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import linen as nn
 from flax import nnx
@@ -56,6 +56,18 @@ def test_names_of_other_containers():
   assert _names((1.0, [2.0, 3.0])) == ['0', '1/0', '1/1']
   assert _names({'layer': Pair(1, 2)}) == ['layer/weight', 'layer/bias']
   assert _names({}) == []
+
+
+def test_a_field_called_value_is_dropped_of_boxes_only(module):
+  class Pair(NamedTuple):
+    key: Any
+    value: Any
+
+  assert _names({'layer': Pair(1, 2)}) == ['layer/key', 'layer/value']
+  # Also in one tree with boxes, of NNX and of Linen.
+  boxed = nn.Partitioned(jnp.ones(2), (None,))
+  tree = {'a': Pair(boxed, 2), 'b': nnx.state(module, nnx.Param)}
+  assert _names(tree) == ['a/key', 'a/value', *(f'b/{name}' for name in WANTED)]
 
 
 def test_a_dict_key_called_value_is_kept_in_the_middle():
