@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.core import _trees
+from jaxsparse.core import _axes, _trees
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,17 +96,18 @@ LeafOverrides = Mapping[str, Leaf | Callable[[Leaf], Leaf]]
 _NOT_KERNELS = ('embedding', 'pos_embedding', 'bias', 'scale', 'cls')
 
 
-def _conventional_axes(name: str, shape: tuple[int, ...], first: int):
-  """`(in_axes, out_axes)` by Flax's conventions, for the axes from `first` on."""
-  axes = tuple(range(first, len(shape)))
-  if len(axes) < 2:
-    return (), ()
-  parent = name.split('/')[-2] if '/' in name else ''
-  if len(axes) == 3 and parent in ('query', 'key', 'value'):
-    return axes[:1], axes[1:]
-  if len(axes) == 3 and parent == 'out':
-    return axes[:2], axes[2:]
-  return axes[-2:-1], axes[-1:]
+@dataclasses.dataclass(frozen=True)
+class _Stacked:
+  """What `stacked` returns; `leaves_of` also tells it the shapes of all leaves."""
+
+  num_axes: int
+
+  def __call__(self, leaf: Leaf, shapes: _axes.Shapes | None = None) -> Leaf:
+    n = self.num_axes
+    in_axes, out_axes = _axes.conventional(leaf.name, leaf.shape, n, shapes)
+    return dataclasses.replace(
+      leaf, stack_axes=tuple(range(n)), in_axes=in_axes, out_axes=out_axes
+    )
 
 
 def stacked(num_axes: int = 1) -> Callable[[Leaf], Leaf]:
@@ -125,24 +126,15 @@ def stacked(num_axes: int = 1) -> Callable[[Leaf], Leaf]:
     >>> leaves['blocks/kernel'].num_slices, leaves['blocks/kernel'].fan_in
     (4, 8)
   """
-
-  def stack(leaf: Leaf) -> Leaf:
-    in_axes, out_axes = _conventional_axes(leaf.name, leaf.shape, num_axes)
-    return dataclasses.replace(
-      leaf,
-      stack_axes=tuple(range(num_axes)),
-      in_axes=in_axes,
-      out_axes=out_axes,
-    )
-
-  return stack
+  return _Stacked(num_axes)
 
 
 def match(patterns: Mapping[str, Any], names: Sequence[str], what: str):
   """Resolves a mapping of path patterns to `{name: value}`, first match wins.
 
   Args:
-    patterns: glob pattern (`*`, `?`, `[..]`) to value, in order of precedence.
+    patterns: glob pattern (`*`, `?`, `[..]`), or a leaf's whole name, to value, in
+      order of precedence.
     names: the leaf names.
     what: the name of the argument, for the error.
 
@@ -152,16 +144,22 @@ def match(patterns: Mapping[str, Any], names: Sequence[str], what: str):
   Raises:
     ValueError: a pattern matches no leaf (most often a typing error).
   """
+
+  def matches(name, pattern):
+    # A leaf's name is no pattern, brackets and all: so that `{name: value}` of a
+    # distribution passes back as it is.
+    return name == pattern if pattern in names else fnmatch.fnmatchcase(name, pattern)
+
   for pattern in patterns:
-    if not fnmatch.filter(names, pattern):
+    if not any(matches(name, pattern) for name in names):
       raise ValueError(
         f'{what}: the pattern {pattern!r} matches no leaf; the leaves are'
         f' {", ".join(names) or "(none)"}.'
       )
   return {
-    name: next(v for p, v in patterns.items() if fnmatch.fnmatchcase(name, p))
+    name: next(v for p, v in patterns.items() if matches(name, p))
     for name in names
-    if any(fnmatch.fnmatchcase(name, p) for p in patterns)
+    if any(matches(name, p) for p in patterns)
   }
 
 
@@ -171,8 +169,9 @@ def leaves_of(params, overrides: LeafOverrides | None = None) -> dict[str, Leaf]
   A kernel's last axis is its output and the axis before it is its input; what
   comes before is the window of a convolution. The kernels of attention
   (`query`, `key`, `value`: (features, heads, head_dim); `out`: (heads, head_dim,
-  features)) are recognised by name. Stacked axes cannot be seen from a shape, so
-  they must be given.
+  features)) are recognised by name, where a bias or a sibling of fitting shape shows
+  that they are no 1-D convolutions. Stacked axes cannot be seen from a shape, so they
+  must be given.
 
   Args:
     params: any pytree of arrays: a Linen dict, an `nnx.State`, a bare array.
@@ -192,12 +191,16 @@ def leaves_of(params, overrides: LeafOverrides | None = None) -> dict[str, Leaf]
     raise ValueError(
       f'params: several leaves are called {", ".join(twice)}; wanted distinct paths.'
     )
+  shapes = {name: tuple(value.shape) for name, value in zip(names, values)}
   leaves = {}
   for name, value in zip(names, values):
-    in_axes, out_axes = _conventional_axes(name, value.shape, 0)
-    leaves[name] = Leaf(name, tuple(value.shape), value.dtype, (), in_axes, out_axes)
+    in_axes, out_axes = _axes.conventional(name, shapes[name], 0, shapes)
+    leaves[name] = Leaf(name, shapes[name], value.dtype, (), in_axes, out_axes)
   for name, given in match(overrides or {}, names, 'leaves').items():
-    leaf = given(leaves[name]) if callable(given) else given
+    if isinstance(given, _Stacked):
+      leaf = given(leaves[name], shapes)
+    else:
+      leaf = given(leaves[name]) if callable(given) else given
     if not isinstance(leaf, Leaf):
       raise ValueError(
         f'leaves: {name} got {given!r}; wanted a Leaf, or a function Leaf -> Leaf such'
@@ -224,6 +227,18 @@ def kernels(leaf: Leaf) -> bool:
   return bool(leaf.out_axes) and is_float and not named_otherwise
 
 
+@dataclasses.dataclass(frozen=True)
+class _KernelsExcept:
+  """What `kernels_except` returns: a predicate whose patterns can be looked up."""
+
+  patterns: tuple[str, ...]
+
+  def __call__(self, leaf: Leaf) -> bool:
+    named = leaf.name in self.patterns
+    excepted = named or any(fnmatch.fnmatchcase(leaf.name, p) for p in self.patterns)
+    return kernels(leaf) and not excepted
+
+
 def kernels_except(*patterns: str) -> Callable[[Leaf], bool]:
   """All `kernels` but those whose path matches one of the glob patterns.
 
@@ -231,7 +246,8 @@ def kernels_except(*patterns: str) -> Callable[[Leaf], bool]:
     *patterns: for example `'stem/*'`, `'*/head/kernel'`.
 
   Returns:
-    A predicate for `prunable=`.
+    A predicate for `prunable=`. A transform that gets it raises ValueError at init for
+    a pattern that matches no leaf.
 
   Example:
     >>> import jaxsparse as js
@@ -240,9 +256,7 @@ def kernels_except(*patterns: str) -> Callable[[Leaf], bool]:
     >>> js.kernels(leaf), keep(leaf)
     (True, False)
   """
-  return lambda leaf: (
-    kernels(leaf) and not any(fnmatch.fnmatchcase(leaf.name, p) for p in patterns)
-  )
+  return _KernelsExcept(patterns)
 
 
 def prunable_leaves(
@@ -268,6 +282,9 @@ def prunable_leaves(
       ' a sequence of patterns.'
     )
   leaves = leaves_of(params, overrides)
+  if isinstance(prunable, _KernelsExcept):
+    # A predicate sees one leaf: that a pattern matches none shows only here.
+    match(dict.fromkeys(prunable.patterns), tuple(leaves), 'kernels_except')
   if not callable(prunable):
     patterns = (prunable,) if isinstance(prunable, str) else tuple(prunable)
     chosen = match(dict.fromkeys(patterns, True), tuple(leaves), 'prunable')

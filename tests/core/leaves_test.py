@@ -7,6 +7,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxsparse as js
@@ -53,6 +54,43 @@ def test_axes_follow_flax(net_leaves, name, shape, in_axes, out_axes, fan_in, fa
   assert (leaf.in_axes, leaf.out_axes, leaf.stack_axes) == (in_axes, out_axes, ())
   assert (leaf.fan_in, leaf.fan_out) == (fan_in, fan_out)
   assert leaf.size == np.prod(shape)
+
+
+def _shapes(**kernels):
+  """A tree of `<layer>/kernel` and, where a shape is given for it, `<layer>/bias`."""
+  make = lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+  return {
+    name: {'kernel': make(kernel)} | ({'bias': make(bias)} if bias else {})
+    for name, (kernel, bias) in kernels.items()
+  }
+
+
+@pytest.mark.parametrize('stack', [(), (4,)])
+def test_convolutions_named_as_attention_are_convolutions(stack):
+  def axes(**kernels):
+    kernels = {n: (stack + k, b and stack + b) for n, (k, b) in kernels.items()}
+    leaves = core.leaves_of(_shapes(**kernels), {'*': js.stacked()} if stack else None)
+    first = len(stack)
+    return {
+      n.split('/')[0]: tuple(
+        tuple(a - first for a in axes) for axes in (x.in_axes, x.out_axes)
+      )
+      for n, x in leaves.items()
+      if n.endswith('kernel')
+    }
+
+  conv, query, out = ((1,), (2,)), ((0,), (1, 2)), ((0, 1), (2,))
+  # One bias per feature, not per head; or no bias, and nothing that fits beside it.
+  assert axes(query=((5, 6, 8), (8,)), out=((5, 8, 8), (8,))) == dict(
+    query=conv, out=conv
+  )
+  assert axes(query=((5, 6, 8), ()), value=((5, 6, 8), ())) == dict(
+    query=conv, value=conv
+  )
+  assert axes(out=((5, 6, 8), ())) == dict(out=conv)
+  # Attention of eight features in two heads, also with parts of it left out.
+  assert axes(query=((8, 2, 4), (2, 4))) == dict(query=query)
+  assert axes(value=((8, 2, 4), ()), out=((2, 4, 8), ())) == dict(value=query, out=out)
 
 
 def test_kernels_are_the_weight_matrices_only(net_leaves):
@@ -142,12 +180,28 @@ def test_override_of_another_shape_is_refused():
     (lambda p: core.leaves_of(p, {'dens/*': js.stacked()}), 'leaves'),
     (lambda p: core.prunable_leaves(p, 'dens/*'), 'prunable'),
     (lambda p: core.prunable_leaves(p, ('dense/kernel', 'dens/*')), 'prunable'),
+    (
+      lambda p: _static(js.kernels_except('dense/*', 'dens/*')).init(p),
+      'kernels_except',
+    ),
     (lambda p: core.match({'dens/*': 1}, ['dense/kernel'], 'sparsity'), 'sparsity'),
   ],
 )
 def test_a_pattern_without_a_leaf_is_refused(call, what):
   with pytest.raises(ValueError, match=rf"{what}.*'dens/\*'.*dense/kernel"):
     call({'dense': {'kernel': jnp.ones((2, 2))}})
+
+
+def _static(prunable):
+  return js.transforms.static(optax.sgd(0.1), 0.5, seed=0, prunable=prunable)
+
+
+def test_a_name_is_no_pattern():
+  names = ['block[0]', 'block0', 'x']
+  found = core.match({'block[0]': 1, 'block*': 2, '*': 3}, names, 'sparsity')
+  assert found == {'block[0]': 1, 'block0': 2, 'x': 3}
+  leaf = js.Leaf('block[0]', (2, 3), in_axes=(0,), out_axes=(1,))
+  assert not js.kernels_except('block[0]')(leaf)
 
 
 def test_prunable_keeps_the_order_of_the_tree_and_skips_empty_leaves():

@@ -147,8 +147,11 @@ def test_dead_units_of_stacked_layers_and_heads():
   stack[1, :, :2] = False
   heads = np.ones((8, 2, 3), bool)
   heads[:, 1, 0] = False
-  params = {'blocks': jnp.ones((3, 5, 4)), 'query': {'kernel': jnp.ones((8, 2, 3))}}
-  masks = {'blocks': jnp.array(stack), 'query': {'kernel': jnp.array(heads)}}
+  # The bias per head tells the projection from a convolution.
+  query = {'kernel': jnp.ones((8, 2, 3)), 'bias': jnp.ones((2, 3))}
+  params = {'blocks': jnp.ones((3, 5, 4)), 'query': query}
+  query_masks = {'kernel': jnp.array(heads), 'bias': jnp.array(True)}
+  masks = {'blocks': jnp.array(stack), 'query': query_masks}
   found = js.summary.dead_units(params, masks, {'blocks': js.stacked()})
   assert found == {'blocks': (2, 12), 'query/kernel': (1, 6)}
 
