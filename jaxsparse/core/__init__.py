@@ -35,6 +35,7 @@ from jaxsparse.core._types import (
   Structure,
   When,
   mask_grads,
+  sparse_states,
   zeros_grown,
 )
 
@@ -68,6 +69,7 @@ __all__ = (
   'named_leaves',
   'named_subset',
   'prunable_leaves',
+  'sparse_states',
   'stacked',
   'zeros_grown',
 )

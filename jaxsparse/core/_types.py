@@ -140,11 +140,6 @@ def zeros_grown(params: Params, evidence: Evidence) -> Params:
   return jax.tree.map(jnp.zeros_like, params)
 
 
-def _view(params: Params, masks: Masks, memory: Memory) -> Params:
-  del masks, memory
-  return params
-
-
 class MaskRule(NamedTuple):
   """A sparsification method as pure functions.
 
@@ -164,7 +159,6 @@ class MaskRule(NamedTuple):
       step, on the new masks; `keep_sparse` then removes what is off the mask.
     grown_value: `(params, Evidence) -> params`, the value of grown weights; None for
       a rule that never grows, which spares the reset of moments.
-    view: `(params, masks, memory) -> params` that the model sees.
     decides_on_update: whether `update` reads `Evidence.updated_params` (then the
       decision comes after the inner optimizer, which costs one more pass).
   """
@@ -176,7 +170,6 @@ class MaskRule(NamedTuple):
   inner_params: Callable[[Params, Memory], Params] = _inner_params
   edit_updates: Callable[..., tuple[Params, Memory]] = _keep_updates
   grown_value: Callable[[Params, Evidence], Params] | None = zeros_grown
-  view: Callable[[Params, Masks, Memory], Params] = _view
   decides_on_update: bool = False
 
 
@@ -197,3 +190,20 @@ class KeepSparseState(NamedTuple):
   memory: Memory
   inner_state: Any
   key: jax.Array | None
+
+
+def _is_sparse_state(x) -> bool:
+  return isinstance(x, KeepSparseState)
+
+
+def sparse_states(tree) -> list[KeepSparseState]:
+  """Every `KeepSparseState` of a tree, in its order; those inside of one stay there.
+
+  Args:
+    tree: an optimizer's state, or anything that contains one.
+
+  Returns:
+    A list, empty where nothing is sparse.
+  """
+  leaves = jax.tree.leaves(tree, is_leaf=_is_sparse_state)
+  return [x for x in leaves if _is_sparse_state(x)]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxsparse import core
+from jaxsparse import core, masks
 
 Loss = Callable[..., jax.Array]
 
@@ -13,11 +13,7 @@ Loss = Callable[..., jax.Array]
 def _masked(evidence):
   """The parameters that the model sees: earlier rounds of pruning are in the masks."""
   params = evidence.params[0]
-  if evidence.masks is None:
-    return params
-  return jax.tree.map(
-    lambda m, p: jnp.where(m, p, jnp.zeros_like(p)), evidence.masks, params
-  )
+  return params if evidence.masks is None else masks.apply(evidence.masks, params)
 
 
 def _abs_product(a, b):

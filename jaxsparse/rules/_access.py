@@ -5,14 +5,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxsparse import core
-
-
-def _is_state(x):
-  return isinstance(x, core.KeepSparseState)
+from jaxsparse import masks as masks_lib
 
 
 def _states(opt_state):
-  found = [x for x in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(x)]
+  found = core.sparse_states(opt_state)
   if not found:
     raise ValueError(
       'opt_state: no KeepSparseState in it; was the optimizer wrapped by a transform'
@@ -112,11 +109,7 @@ def apply_masks(params: core.Params, opt_state) -> core.Params:
         f'params: {name} of shape {wanted} does not fit its mask of shape {shape}; it'
         ' belongs to another model.'
       )
-  return treedef.unflatten(list(map(_mask, masks, flat)))
-
-
-def _mask(mask, param):
-  return jnp.where(mask, param, jnp.zeros_like(param))
+  return treedef.unflatten(masks_lib.apply(masks, flat))
 
 
 def init(

@@ -47,14 +47,6 @@ class Stats:
     return 1 - self.num_kept / self.num_weights if self.num_weights else 0.0
 
 
-def _is_state(x: Any) -> bool:
-  return isinstance(x, core.KeepSparseState)
-
-
-def _sparse_states(tree) -> list[core.KeepSparseState]:
-  return [s for s in jax.tree.leaves(tree, is_leaf=_is_state) if _is_state(s)]
-
-
 def named_masks(params, source) -> dict[str, Any]:
   """`{leaf name: mask}` from masks, from an optimizer state, or all True from None.
 
@@ -64,7 +56,7 @@ def named_masks(params, source) -> dict[str, Any]:
   names, values, _ = core.named_leaves(params)
   if source is None:
     return {name: np.ones((), bool) for name in names}
-  tree = rules.get_masks(source) if _sparse_states(source) else source
+  tree = rules.get_masks(source) if core.sparse_states(source) else source
   masks = jax.tree.leaves(tree)
   # A posterior holds several fields of one treedef that share the masks.
   if names and (not masks or len(names) % len(masks)):
@@ -134,7 +126,7 @@ def stats(params, opt_state_or_masks=None) -> Stats:
   sizes = {name: value.size for name, value in zip(names, values)}
   kept = {name: count_kept(masks[name], sizes[name]) for name in names}
   pruned = [name for name in names if np.ndim(masks[name])]
-  states = _sparse_states(opt_state_or_masks)
+  states = core.sparse_states(opt_state_or_masks)
   held = num_bytes(opt_state_or_masks)
   mask_bytes = num_bytes([s.masks for s in states]) if states else held
   return Stats(

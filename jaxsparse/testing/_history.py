@@ -141,18 +141,6 @@ def train(
   return History(make_tx, tx, inner, step, all_params, states, len(traces))
 
 
-def is_sparse_state(x) -> bool:
-  """Whether a node of a tree is the state of a sparse transform."""
-  return isinstance(x, core.KeepSparseState)
-
-
-def sparse_states(state) -> list[core.KeepSparseState]:
-  """Every KeepSparseState inside a state."""
-  return [
-    x for x in jax.tree.leaves(state, is_leaf=is_sparse_state) if is_sparse_state(x)
-  ]
-
-
 def off_mask(params, state):
   """Yields (name, values off the mask) of every leaf, as NumPy arrays."""
   names, leaves, _ = core.named_leaves(params)

@@ -65,7 +65,7 @@ def check_nan(
   params, state = history.params[0], history.states[0]
   for i in range(steps):
     params, state = step(params, state, float(i))
-    inner_states = [s.inner_state for s in _history.sparse_states(state)]
+    inner_states = [s.inner_state for s in core.sparse_states(state)]
     seen = {'params': params, 'inner_state': None if dense_gradient else inner_states}
     for name, x in zip(*core.named_leaves(seen)[:2]):
       if jnp.issubdtype(x.dtype, jnp.floating):
@@ -147,13 +147,15 @@ def step_axes(state):
     ((2, 8, 8), ())
   """
 
+  is_sparse_state = lambda x: isinstance(x, core.KeepSparseState)
+
   def axes(x):
-    if not _history.is_sparse_state(x):
+    if not is_sparse_state(x):
       return 0
     whole = core.KeepSparseState(None, 0, 0, 0, 0)
     return whole._replace(inner_state=step_axes(x.inner_state))
 
-  return jax.tree.map(axes, state, is_leaf=_history.is_sparse_state)
+  return jax.tree.map(axes, state, is_leaf=is_sparse_state)
 
 
 def check_vmap(history: _history.History, *, batch_step=False, steps=4) -> None:

@@ -29,7 +29,7 @@ def check_protocol(history: _history.History) -> None:
   """
   tx, params, state = history.tx, history.params[0], history.states[0]
   _history.require(
-    len(_history.sparse_states(state)) == 1, 'wanted one KeepSparseState in the state.'
+    len(core.sparse_states(state)) == 1, 'wanted one KeepSparseState in the state.'
   )
   masks = rules.get_masks(state)
   _history.require(
@@ -187,7 +187,7 @@ def check_grown(history: _history.History) -> None:
         not np.any(np.asarray(values[name])[g]),
         f'in step {step} weights of {name} grow at another value than 0.',
       )
-    (state,) = _history.sparse_states(history.states[step])
+    (state,) = core.sparse_states(history.states[step])
     fresh = history.inner.init(params)
     nothing = jax.tree.map(jnp.zeros_like, params)
     _, stepped = history.inner.update(nothing, fresh, params)

@@ -53,15 +53,10 @@ def init_state(tx, params, model_state=(), *, seed) -> TrainState:
     8
   """
   opt_state = tx.init(params)
-  if _is_sparse(opt_state):
+  if core.sparse_states(opt_state):
     params = rules.apply_masks(params, opt_state)
   key = core.as_key(seed)
   return TrainState(jnp.zeros((), jnp.int32), params, opt_state, model_state, key)
-
-
-def _is_sparse(opt_state) -> bool:
-  is_state = lambda x: isinstance(x, core.KeepSparseState)
-  return any(map(is_state, jax.tree.leaves(opt_state, is_leaf=is_state)))
 
 
 def make_step(loss_fn: LossFn, tx, *, prepare=None, accumulate: int = 1):

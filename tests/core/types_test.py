@@ -26,4 +26,13 @@ def test_a_rule_needs_nothing_but_init():
   assert rule.fields(params) == (params,)
   assert rule.inner_params(params, None) is params
   assert rule.edit_updates(params, None, None, 'memory') == (params, 'memory')
-  assert rule.view(params, None, None) is params
+
+
+def test_sparse_states_are_found_wherever_they_are():
+  inner = js.core.KeepSparseState(jnp.int32(0), None, None, (), None)
+  outer = inner._replace(step=jnp.int32(1), inner_state={'a': inner})
+  assert js.core.sparse_states({'x': [inner, jnp.ones(2)]}) == [inner]
+  # What a sparse state wraps is its own affair.
+  (found,) = js.core.sparse_states((outer,))
+  assert found is outer
+  assert js.core.sparse_states({'x': jnp.ones(2)}) == []
