@@ -14,6 +14,7 @@ _ROOMS = (
   'core',
   'criteria',
   'distributions',
+  'layers',
   'masks',
   'plots',
   'rules',
