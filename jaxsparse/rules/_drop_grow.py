@@ -40,8 +40,10 @@ def drop_grow(
     core.named_subset(grow_scores, leaves),
   )
   new, kept = {}, {}
+  turn = jnp.zeros((), bool)
   for name, leaf in leaves.items():
     active = old[name]
+    drop[name], grow[name] = _after(turn, drop[name]), _after(turn, grow[name])
     count = structures[name].count(leaf, active)
     # In float32 the product of a large count may round up to the next integer.
     dropped = jnp.minimum(
@@ -54,6 +56,18 @@ def drop_grow(
     lifted = masks_lib.lift(alive, grow[name])
     new[name] = structures[name].select(leaf, lifted, count)
     kept[name] = alive
+    turn = new[name][(0,) * new[name].ndim] if leaf.size else turn
   return core.Decision(
     masks_lib.from_named(params, new), masks_lib.from_named(params, kept), None
   )
+
+
+def _after(turn, scores):
+  """The scores, to be computed once the bool scalar `turn` is there.
+
+  Side by side, the keys of all leaves would need the memory of the whole network at
+  once, and every step that carries this cond would reserve it. A barrier does not
+  survive on a CPU; a zero that the compiler cannot see does.
+  """
+  zero = turn.astype(jnp.uint32) >> 1
+  return scores + zero.astype(scores.dtype)
