@@ -18,7 +18,11 @@ def gmp_rule(
 
   Returns:
     A MaskRule that decides on the updated parameters.
+
+  Raises:
+    ValueError: a schedule that starts below 0 or above its end.
   """
+  budget.require_rising('gmp')
 
   def init(evidence):
     # Gradients are not there yet; a start above sparsity 0 goes by magnitude.
@@ -58,9 +62,10 @@ def gmp(
 
   with `sparsity=js.schedules.cubic(s_f, start=t_0, stop=t_0 + n dt)`. A leaf whose
   final share is s_l has s_l s_t / s_f at step t; distributions that read scores are
-  evaluated anew each time. Decisions are on the parameters after the step; masks
-  only shrink. `when` must still be true once at or after the schedule's stop,
-  otherwise the final sparsity is never reached: leave its stop open.
+  evaluated anew each time. Decisions are on the parameters after the step; masks only
+  shrink, so while a schedule falls they stay as they are. `when` must still be true
+  once at or after the schedule's stop, otherwise the final sparsity is never reached:
+  leave its stop open.
 
   Source: Zhu & Gupta 2017, To prune, or not to prune (arXiv 1710.01878), section 3.
 
@@ -80,7 +85,7 @@ def gmp(
     An optax transformation.
 
   Raises:
-    ValueError: a sparsity outside [0, 1).
+    ValueError: a sparsity outside [0, 1), or that starts above its end.
 
   Example:
     >>> import jax.numpy as jnp, jaxsparse as js, optax

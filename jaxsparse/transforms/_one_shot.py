@@ -1,8 +1,6 @@
 """One-shot pruning: train dense, prune once, train on."""
 
-from collections.abc import Mapping
-from typing import Any
-
+import jax
 import numpy as np
 import optax
 
@@ -14,16 +12,28 @@ from jaxsparse.transforms import _gmp
 def one_shot_rule(
   budget: rules.Budget, criterion: core.Criterion = criteria.magnitude
 ) -> core.MaskRule:
-  """The rule of `one_shot`: that of `gmp`, with a sparsity that steps once.
+  """The rule of `one_shot`: that of `gmp`, from a dense start.
 
   Args:
-    budget: with a sparsity that steps from 0 to its final value.
+    budget: what is pruned, and how much.
     criterion: scores of the updated parameters.
 
   Returns:
-    A MaskRule.
+    A MaskRule that prunes whenever it is asked to decide.
   """
-  return _gmp.gmp_rule(budget, criterion)
+  rule = _gmp.gmp_rule(budget, criterion)
+
+  def init(evidence):
+    # A budget that cannot be met says so now; what it keeps is decided later.
+    _, memory = jax.eval_shape(rule.init, evidence)
+    params = evidence.params[0]
+    leaves = budget.pruned(params)
+    units = {n: s.num_units(leaves[n]) for n, s in budget.structures(leaves).items()}
+    scores = core.named_subset(criteria.magnitude(evidence), leaves)
+    chosen = budget.select(leaves, scores, units)
+    return masks_lib.from_named(params, chosen), memory
+
+  return rule._replace(init=init)
 
 
 def one_shot(
@@ -45,7 +55,8 @@ def one_shot(
 
   Args:
     inner: the optimizer, for both phases.
-    sparsity: fraction removed in [0, 1), or a mapping path pattern -> fraction.
+    sparsity: fraction removed in [0, 1), or a mapping path pattern -> fraction, or ->
+      weights kept (an int): what a distribution returned is one.
     step: the update, counted from 0, after which the network is sparse.
     criterion: `Evidence -> scores`.
     seed: for a criterion that draws.
@@ -59,7 +70,8 @@ def one_shot(
     An optax transformation.
 
   Raises:
-    ValueError: a sparsity outside [0, 1), a step that is negative or no int.
+    ValueError: a sparsity outside [0, 1), or one that moves; a step that is negative or
+      no int.
 
   Example:
     >>> import jax.numpy as jnp, jaxsparse as js, optax
@@ -71,12 +83,8 @@ def one_shot(
   """
   if not isinstance(step, int | np.integer) or step < 0:
     raise ValueError(f'one_shot: step={step!r}: wanted an int of 0 or more.')
-  steps: Any
-  if isinstance(sparsity, Mapping):
-    steps = {p: schedules.one_shot(s, step) for p, s in sparsity.items()}
-  else:
-    steps = schedules.one_shot(sparsity, step)
-  budget = rules.Budget(steps, distribution, structure, prunable, leaves)
+  budget = rules.Budget(sparsity, distribution, structure, prunable, leaves)
+  budget.require_constant('one_shot')
   rule = one_shot_rule(budget, criterion)
   # Deciding once more changes nothing, but lets the wrapper see whether what was pruned
   # has stayed at 0.

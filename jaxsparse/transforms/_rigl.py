@@ -17,7 +17,11 @@ def rigl_rule(budget: rules.Budget, drop_fraction) -> core.MaskRule:
 
   Returns:
     A MaskRule that decides on the parameters and the dense gradients.
+
+  Raises:
+    ValueError: a sparsity that moves, a drop fraction outside [0, 1].
   """
+  budget.require_constant('rigl')
   fraction = schedules.as_fraction(drop_fraction, 'drop_fraction')
 
   def init(evidence):
@@ -66,7 +70,8 @@ def rigl(
 
   Args:
     inner: the optimizer.
-    sparsity: fraction removed in [0, 1), or a mapping path pattern -> fraction.
+    sparsity: fraction removed in [0, 1), or a mapping path pattern -> fraction, or ->
+      weights kept (an int): what a distribution returned is one.
     seed: int, integer tracer or typed key, of the random start.
     when: `step -> bool`, when to rewire.
     drop_fraction: share of active units replaced, a number or schedule.
@@ -82,7 +87,8 @@ def rigl(
     An optax transformation.
 
   Raises:
-    ValueError: a sparsity outside [0, 1), a drop fraction outside [0, 1].
+    ValueError: a sparsity outside [0, 1) or one that moves; a drop fraction outside
+      [0, 1], of a schedule at step 0.
 
   Example:
     >>> import jax.numpy as jnp, jaxsparse as js, optax

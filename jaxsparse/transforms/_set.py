@@ -15,7 +15,11 @@ def set_rule(budget: rules.Budget, drop_fraction) -> core.MaskRule:
 
   Returns:
     A MaskRule that decides on the parameters.
+
+  Raises:
+    ValueError: a sparsity that moves, a drop fraction outside [0, 1].
   """
+  budget.require_constant('set')
   fraction = schedules.as_fraction(drop_fraction, 'drop_fraction')
 
   def init(evidence):
@@ -57,7 +61,8 @@ def set(
 
   Args:
     inner: the optimizer.
-    sparsity: fraction removed in [0, 1), or a mapping path pattern -> fraction.
+    sparsity: fraction removed in [0, 1), or a mapping path pattern -> fraction, or ->
+      weights kept (an int): what a distribution returned is one.
     seed: int, integer tracer or typed key.
     when: `step -> bool`, when to rewire.
     drop_fraction: share of active units replaced (the paper's zeta), a number or
@@ -71,7 +76,8 @@ def set(
     An optax transformation.
 
   Raises:
-    ValueError: a sparsity outside [0, 1), a drop fraction outside [0, 1].
+    ValueError: a sparsity outside [0, 1) or one that moves; a drop fraction outside
+      [0, 1], of a schedule at step 0.
 
   Example:
     >>> import jax.numpy as jnp, jaxsparse as js, optax

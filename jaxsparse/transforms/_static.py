@@ -28,7 +28,12 @@ def static_rule(
 
   Returns:
     A MaskRule without `update`.
+
+  Raises:
+    ValueError: a sparsity that moves.
   """
+
+  budget.require_constant('static')
 
   def masks_at(evidence, step, budget):
     scores = criterion(evidence)
@@ -117,7 +122,8 @@ def static(
 
   Args:
     inner: the optimizer.
-    sparsity: fraction removed in [0, 1), or a mapping path pattern -> fraction.
+    sparsity: fraction removed in [0, 1), or a mapping path pattern -> fraction, or ->
+      weights kept (an int): what a distribution returned is one.
     masks: bool tree like the params; then nothing else is looked at.
     seed: int, integer tracer or typed key; needed by the random criterion.
     distribution: shares the sparsity out among the leaves.
@@ -133,7 +139,8 @@ def static(
 
   Raises:
     ValueError: neither or both of `sparsity` and `masks`; a sparsity outside
-      [0, 1); no seed where one is needed; iterations that are not positive.
+      [0, 1), or one that moves; no seed where one is needed; iterations that are not
+      positive.
 
   Example:
     >>> import jax.numpy as jnp, jaxsparse as js, optax

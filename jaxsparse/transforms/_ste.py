@@ -29,7 +29,11 @@ def ste_rule(budget: rules.Budget, decay: float = 0.0) -> core.MaskRule:
 
   Returns:
     A MaskRule whose inner optimizer steps the latent.
+
+  Raises:
+    ValueError: a sparsity that moves.
   """
+  budget.require_constant('ste')
 
   def init(evidence):
     params = evidence.params[0]
@@ -96,7 +100,8 @@ def ste(
 
   Args:
     inner: the optimizer.
-    sparsity: fraction removed in [0, 1), or a mapping path pattern -> fraction.
+    sparsity: fraction removed in [0, 1), or a mapping path pattern -> fraction, or ->
+      weights kept (an int): what a distribution returned is one.
     when: `step -> bool`, when the mask is chosen anew; each step by default.
     distribution: shares the sparsity out among the leaves.
     structure: which weights go together; may be a mapping from path pattern.
@@ -107,7 +112,7 @@ def ste(
     An optax transformation.
 
   Raises:
-    ValueError: a sparsity outside [0, 1).
+    ValueError: a sparsity outside [0, 1), or one that moves.
 
   Example:
     >>> import jax.numpy as jnp, jaxsparse as js, optax

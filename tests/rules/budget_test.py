@@ -1,5 +1,6 @@
 """How many units each leaf keeps."""
 
+import inspect
 import math
 
 import hypothesis as hp
@@ -13,6 +14,8 @@ import pytest
 import jaxsparse as js
 
 rules = js.rules
+# What is counted here may be nothing, of which a budget warns.
+_MAY_EMPTY = pytest.mark.filterwarnings('ignore:jaxsparse. nothing is left')
 
 
 def _same(leaves, sparsity, scores=None):
@@ -33,6 +36,7 @@ def _target(budget, leaves):
   return (1 - budget.sparsity) * sum(leaf.size for leaf in leaves.values())
 
 
+@_MAY_EMPTY
 @hp.settings(max_examples=150)
 @hp.given(
   st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=6),
@@ -48,6 +52,7 @@ def test_single_weights_meet_the_total_to_the_weight(shapes, sparsity):
     assert abs(kept[name] - (1 - sparsity) * leaf.size) < 1
 
 
+@_MAY_EMPTY
 @hp.settings(max_examples=150)
 @hp.given(
   st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=6),
@@ -72,6 +77,7 @@ def test_blocks_meet_the_total_to_one_unit(shapes, block, sparsity, traced):
     assert 0 <= kept[name] <= budget.structure.num_units(leaf)
 
 
+@_MAY_EMPTY
 @pytest.mark.parametrize(
   'structure, wanted',
   [
@@ -90,6 +96,7 @@ def test_golden_counts(structure, wanted):
   assert budget.num_kept(leaves) == wanted
 
 
+@_MAY_EMPTY
 def test_many_leaves_with_less_than_half_a_weight_each():
   # Each alone would round to nothing.
   budget = _budget(0.9)
@@ -168,6 +175,105 @@ def test_shares_may_come_from_other_scores_than_positions():
   assert masks['b'].astype(int).tolist() == [[0, 1, 1, 1]]
 
 
+# --- what a distribution returns passes back ----------------------------------------------
+
+
+_FIXED = js.distributions.fixing(js.distributions.global_pool, {'stem': 0.0})
+
+
+@pytest.mark.parametrize('structure', [js.masks.Unstructured(), js.masks.Channel()])
+@pytest.mark.parametrize(
+  'distribution',
+  [
+    *(getattr(js.distributions, n) for n in js.distributions.__all__ if n != 'fixing'),
+    js.distributions.fixing(js.distributions.erk, {'stem': 0.0}),
+    _FIXED,
+  ],
+)
+@_MAY_EMPTY
+def test_what_a_distribution_returns_passes_back(distribution, structure):
+  draw = np.random.default_rng(0).normal
+  sizes = {'stem': (3, 3, 1, 8), 'block[0]': (3, 3, 8, 9), 'block0': (72, 7)}
+  params = {n: jnp.asarray(draw(size=s), jnp.float32) for n, s in sizes.items()}
+  scores = {n: jnp.abs(p) * p.ndim for n, p in params.items()}
+  budget = _budget(0.7, structure, distribution)
+  leaves = budget.pruned(params)
+  shares = distribution(leaves, 0.7, scores)
+  wanted = budget.num_kept(leaves, scores)
+  assert {n: type(k) for n, k in wanted.items()} == dict.fromkeys(leaves, int)
+  again = _budget(shares, structure)
+  assert again.num_kept(leaves) == wanted
+  # Also printed and typed in again, and where everything else is traced.
+  typed = {n: int(s) if jnp.issubdtype(jnp.result_type(s), jnp.integer) else float(s)
+           for n, s in shares.items()}  # fmt: skip
+  assert _budget(typed, structure).num_kept(leaves) == wanted
+  jax.eval_shape(lambda: again.masks(params, scores))
+  traced = jax.jit(lambda shares: _budget(shares, structure).num_kept(leaves))
+  if distribution in (js.distributions.global_pool, js.distributions.lamp):
+    assert {n: int(k) for n, k in traced(shares).items()} == wanted
+
+
+def test_a_mapping_may_hold_counts_fractions_and_schedules():
+  budget = _budget({'0': 3, '1': np.int64(0), '2': jnp.int32(5), '3': 0.5,
+                    '4': _ramp(0.5, 2)})  # fmt: skip
+  leaves = budget.pruned(_matrices(*[(2, 4)] * 5))
+  with pytest.warns(
+    RuntimeWarning, match=r'nothing is left of 1 \(0 of 8 units kept\)'
+  ):
+    kept = [budget.num_kept(leaves, step=jnp.int32(t)) for t in range(2)]
+  assert [list(map(int, k.values())) for k in kept] == [
+    [3, 0, 5, 4, 8],
+    [3, 0, 5, 4, 6],
+  ]
+
+
+def test_a_count_is_exact_in_a_large_leaf_and_known_to_its_structure():
+  count = 2**26 + 1
+  budget = _budget({'*': count})
+  assert budget.num_kept(budget.pruned(_matrices((2**14, 2**13)))) == {'0': count}
+  budget = _budget({'*': 8}, js.masks.NM(1, 2))
+  assert budget.num_kept(budget.pruned(_matrices((4, 4)))) == {'0': 8}
+  budget = _budget({'*': 4}, js.masks.NM(1, 2))
+  with pytest.raises(ValueError, match=r'0: NM\(1, 2\) has sparsity 0.5'):
+    budget.num_kept(budget.pruned(_matrices((4, 4))))
+
+
+@pytest.mark.parametrize(
+  'count, message',
+  [
+    (0, "'a' got the int 0; wanted 0.0 to remove nothing"),
+    (-2, "'a' got -2; wanted weights kept, 0 or more"),
+    (jnp.int32(-2), "'a' got -2"),
+    (9, 'sparsity: a got 9; wanted at most its 8 weights'),
+  ],
+)
+def test_counts_outside_their_range_are_refused(count, message):
+  with pytest.raises(ValueError, match=message):
+    budget = _budget({'a': count})
+    budget.num_kept(budget.pruned({'a': jnp.ones((2, 4))}))
+
+
+# --- leaves of which nothing is left ------------------------------------------------------
+
+
+def test_a_leaf_of_which_nothing_is_left_is_named():
+  params = {'small': jnp.ones((8, 3)), 'large': jnp.ones((8, 40))}
+  tx = js.transforms.static(
+    optax.sgd(0.1), 0.95, seed=0, structure=js.masks.Channel(),
+    distribution=js.distributions.uniform,
+  )  # fmt: skip
+  message = r'nothing is left of small \(0 of 3 units kept\), and no signal'
+  with pytest.warns(RuntimeWarning, match=message):
+    state = jax.jit(tx.init)(params)
+  assert int(js.get_masks(state)['small'].sum()) == 0
+  # A count from scores is known only where nothing is traced.
+  scores = {n: jnp.full(p.shape, p.size) for n, p in params.items()}
+  budget = _budget(0.95, distribution=js.distributions.global_pool)
+  with pytest.warns(RuntimeWarning, match=r'nothing is left of small \(0 of 24'):
+    budget.masks(params, scores)
+  jax.jit(budget.masks)(params, scores)
+
+
 # --- per path ---------------------------------------------------------------------------
 
 
@@ -226,7 +332,7 @@ def test_nm_refuses_a_distribution_that_reads_scores():
     -0.1,
     2,
     math.nan,
-    {'*': 1.0},
+    {'*': 1.5},
     lambda step: 1.0 + 0 * step,
     {'*': lambda s: 1.5},
     '0.9',
@@ -238,6 +344,33 @@ def test_nm_refuses_a_distribution_that_reads_scores():
 def test_sparsity_outside_its_range_is_refused(sparsity):
   with pytest.raises(ValueError, match=r'sparsity=.*\[0, 1\)'):
     _budget(sparsity)
+
+
+@pytest.mark.parametrize('who', ['static', 'rigl', 'set', 'ste', 'one_shot'])
+@pytest.mark.parametrize('where', ['', " for 'a'"])
+def test_a_schedule_where_none_is_followed_is_refused(who, where):
+  schedule = js.schedules.cubic(0.9, 0, 10)
+  kwargs = {'seed': 0, 'when': js.schedules.never, 'step': 3}
+  transform = getattr(js.transforms, who)
+  taken = inspect.signature(transform).parameters
+  with pytest.raises(ValueError, match=rf'{who}: .*{where} is a schedule.*gmp follows'):
+    transform(
+      optax.sgd(0.1),
+      {'a': schedule} if where else schedule,
+      **{k: v for k, v in kwargs.items() if k in taken},
+    )
+
+
+@pytest.mark.parametrize(
+  'schedule, message',
+  [
+    (js.schedules.cubic(0.5, 0, 10, initial=0.9), 'starts at 0.9 and ends at 0.5'),
+    ({'*': optax.linear_schedule(-0.5, 0.5, 10)}, "for '\\*' starts at -0.5"),
+  ],
+)
+def test_gmp_refuses_a_schedule_that_starts_above_its_end(schedule, message):
+  with pytest.raises(ValueError, match=f'gmp: .*{message}'):
+    js.transforms.gmp(optax.sgd(0.1), schedule, when=js.schedules.always)
 
 
 # --- schedules ----------------------------------------------------------------------------

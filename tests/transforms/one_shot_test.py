@@ -52,9 +52,26 @@ def test_global_pool_needs_no_equal_shares():
   tx = js.transforms.one_shot(
     optax.sgd(0.0), 0.5, step=0, distribution=js.distributions.global_pool
   )
-  params = {'a': jnp.full((2, 2), 1.0), 'b': jnp.full((2, 2), 2.0)}
+  params = {'a': jnp.array([[1.0, 1.0], [1.0, 9.0]]), 'b': jnp.full((2, 2), 2.0)}
   ((_, masks),) = _run(tx, params, params, 1)
-  assert [int(m.sum()) for m in masks.values()] == [0, 4]
+  assert [int(m.sum()) for m in masks.values()] == [1, 3]
+
+
+def test_the_start_is_dense_also_where_the_first_step_prunes():
+  tx = js.transforms.one_shot(
+    optax.sgd(0.0), {'a': jnp.int32(1), '*': 3}, step=0
+  )  # Counts, as a distribution that reads scores returns them.
+  params = {'a': jnp.ones((2, 2)), 'b': jnp.ones((2, 2))}
+  _, state = js.init(tx, params)
+  assert [int(m.sum()) for m in state.masks.values()] == [4, 4]
+  ((_, masks),) = _run(tx, params, params, 1)
+  assert [int(m.sum()) for m in masks.values()] == [1, 3]
+
+
+def test_what_the_start_cannot_meet_is_refused_at_init():
+  tx = js.transforms.one_shot(optax.sgd(0.1), 0.9, step=5, structure=js.masks.NM(1, 2))
+  with pytest.raises(ValueError, match=r'kernel: NM\(1, 2\) has sparsity 0.5, but 0.875'):
+    tx.init({'kernel': jnp.ones((4, 4))})
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,7 @@ ROWS = {
     lambda o: transforms.gmp(o, _CUBIC, when=_WHEN, **_SAME),
   ),
   'one_shot': (
-    lambda o: js.keep_sparse(
-      o, transforms.one_shot_rule(_budget(S.one_shot(0.75, 3))), S.at(3)
-    ),
+    lambda o: js.keep_sparse(o, transforms.one_shot_rule(_budget(0.75)), S.at(3)),
     lambda o: transforms.one_shot(o, 0.75, step=3, **_SAME),
   ),
   'set': (
