@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxsparse as js
@@ -58,6 +59,17 @@ def test_a_number_is_a_schedule():
   assert js.schedules.as_fraction(schedule, 'drop_fraction') is schedule
   with pytest.raises(ValueError, match='drop_fraction=1.5'):
     js.schedules.as_fraction(1.5, 'drop_fraction')
+
+
+def test_the_first_value_of_a_fraction_is_checked_where_it_is_known():
+  for first in (1.5, -0.5):
+    with pytest.raises(ValueError, match=rf'drop_fraction\(0\)={first}'):
+      js.schedules.as_fraction(optax.linear_schedule(first, 0.0, 9), 'drop_fraction')
+
+  def traced(first):
+    return js.schedules.as_fraction(lambda step: first, 'drop_fraction')(0)
+
+  assert float(jax.jit(traced)(1.5)) == 1.5
 
 
 def test_ends_are_exact():

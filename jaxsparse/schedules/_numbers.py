@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 
 from jaxsparse import core
@@ -11,6 +12,9 @@ from jaxsparse.schedules import _checks
 def as_fraction(value, name: str) -> core.Schedule:
   """A schedule from a schedule or from a number in [0, 1].
 
+  Of a schedule only the value at step 0 is looked at, and not while it is traced; a
+  later one counts as 0 or 1 where it leaves [0, 1].
+
   Args:
     value: a function of the step, returned as it is, or a number.
     name: what the argument is called, for the error.
@@ -19,7 +23,7 @@ def as_fraction(value, name: str) -> core.Schedule:
     A schedule.
 
   Raises:
-    ValueError: a number outside [0, 1].
+    ValueError: a number, or a schedule's first value, outside [0, 1].
 
   Example:
     >>> import jaxsparse as js
@@ -27,6 +31,9 @@ def as_fraction(value, name: str) -> core.Schedule:
     0.25
   """
   if callable(value):
+    start = value(jnp.zeros((), jnp.int32))
+    if not isinstance(start, jax.core.Tracer):
+      _checks.fraction(f'{name}(0)', float(start))
     return value
   _checks.fraction(name, value)
   return constant(value)
