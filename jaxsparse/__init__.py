@@ -10,6 +10,7 @@ __version__ = '0.1.0'
 
 # Loaded on first use: importing jaxsparse must not pay for plots or checkpoints.
 _ROOMS = (
+  'bayes',
   'checkpoint',
   'core',
   'criteria',

@@ -1,0 +1,190 @@
+"""Estimators of the expected log-likelihood: how weights are drawn in a step.
+
+An estimator is `(posterior, params, masks, key) -> weights`, and `weights` is what
+`apply_fn` gets in place of the model's params.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxsparse import core
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=('mu', 'sigma', 'key'),
+  meta_fields=('method',),
+)
+@dataclasses.dataclass(frozen=True)
+class Noisy:
+  """A kernel that is a Gaussian: what `noisy_product` finds in the params.
+
+  Attributes:
+    mu: means, 0 off the mask.
+    sigma: standard deviations, 0 off the mask.
+    key: of the layer's noise; several along the leading axes of stacked layers.
+    method: `'local'` (local reparametrisation) or `'flipout'`.
+  """
+
+  mu: jax.Array
+  sigma: jax.Array
+  key: jax.Array
+  method: str
+
+
+def weight_sampling(posterior, params, masks, key) -> core.Params:
+  """One draw of the weights for the whole minibatch; the model stays as it is.
+
+  The cheapest estimator, and the default. All examples share the noise, so that the
+  gradient's variance does not fall with the batch as it does for the others.
+
+  Args:
+    posterior: a `js.bayes.Posterior`.
+    params: its `Gaussian`.
+    masks: of `js.get_masks`.
+    key: typed key.
+
+  Returns:
+    A tree like the model's params.
+  """
+  return posterior.sample(params, masks, key)
+
+
+def local_reparametrization(posterior, params, masks, key) -> core.Params:
+  r"""Noise on the outputs: each example and output has its own.
+
+  .. math:: y = x \mu + \sqrt{x^2 \sigma^2} \, \epsilon
+
+  Two products instead of one. In a convolution the noise is independent for every
+  position, which a shared kernel would not give: moments are right one by one, not
+  together. A kernel that a model uses twice has the same noise at equal shapes.
+
+  Args:
+    posterior: a `js.bayes.Posterior`.
+    params: its `Gaussian`.
+    masks: of `js.get_masks`.
+    key: typed key.
+
+  Returns:
+    A tree for a model bound with `noisy_product`.
+
+  Kingma et al. 2015, Variational dropout and the local reparameterization trick.
+  """
+  return posterior.noisy(params, masks, key, 'local')
+
+
+def flipout(posterior, params, masks, key) -> core.Params:
+  r"""One draw of the noise, with random signs for every example.
+
+  .. math:: y = x \mu + ((x \odot s) (\sigma \odot \epsilon)) \odot r
+
+  Two products. The signs s (inputs) and r (outputs) are drawn once per example and
+  feature, so that every position of a convolution or a sequence sees the same weights.
+
+  Args:
+    posterior: a `js.bayes.Posterior`.
+    params: its `Gaussian`.
+    masks: of `js.get_masks`.
+    key: typed key.
+
+  Returns:
+    A tree for a model bound with `noisy_product`.
+
+  Wen et al. 2018, Flipout: efficient pseudo-independent weight perturbations.
+  """
+  return posterior.noisy(params, masks, key, 'flipout')
+
+
+def mean_weights(posterior, params, masks, key) -> core.Params:
+  """No noise at all: the loss at the mean, for growth `at the mean` and evaluation.
+
+  Args:
+    posterior: a `js.bayes.Posterior`.
+    params: its `Gaussian`.
+    masks: of `js.get_masks`.
+    key: not used.
+
+  Returns:
+    A tree like the model's params.
+  """
+  del key
+  return posterior.mean(params, masks)
+
+
+def noisy_product(product, weight: Noisy, x):
+  """The handler for `js.layers.bind` that runs a layer with a Gaussian kernel.
+
+  A model bound with it runs as always on arrays, so one `apply_fn` serves all
+  estimators, and prediction.
+
+  Args:
+    product: the layer's own product, see `js.layers.Product`.
+    weight: a `Noisy` node.
+    x: the layer's input; its first axis enumerates examples.
+
+  Returns:
+    The layer's output, bias not included.
+
+  Example:
+    >>> import flax.linen as nn, jax, jax.numpy as jnp, jaxsparse as js
+    >>> run = js.layers.bind(nn.Dense(2, use_bias=False), js.bayes.noisy_product)
+    >>> posterior, x = js.bayes.mean_field(), jnp.ones((3, 4))
+    >>> params = posterior.init(jax.random.key(0), {'kernel': jnp.ones((4, 2))})
+    >>> masks = {'kernel': jnp.ones((), bool)}
+    >>> weights = js.bayes.flipout(posterior, params, masks, jax.random.key(1))
+    >>> run({'params': weights}, x).shape
+    (3, 2)
+  """
+  if weight.method == 'local':
+    return _local(product, weight, x)
+  return _flipout(product, weight, x)
+
+
+def _local(product, weight, x):
+  mean = product.apply(x, weight.mu)
+  square = x if product.kind == 'embed' else x * x
+  variance = product.apply(square, weight.sigma * weight.sigma)
+  noise = jax.random.normal(weight.key, mean.shape, mean.dtype)
+  return mean + _sqrt(variance) * noise
+
+
+def _sqrt(x):
+  """The root, with derivative 0 where x is 0.
+
+  An output whose inputs are all 0 has no noise, and no gradient of it. Fast
+  convolutions round a sum of squares below 0: no noise either.
+  """
+  positive = x > 0
+  root = jnp.sqrt(jnp.where(positive, x, jnp.ones_like(x)))
+  return jnp.where(positive, root, jnp.zeros_like(x))
+
+
+def _flipout(product, weight, x):
+  keys = [jax.random.fold_in(weight.key, i) for i in range(3)]
+  mean = product.apply(x, weight.mu)
+  noise = jax.random.normal(keys[0], weight.mu.shape, weight.mu.dtype)
+  contracted, num_out = _axes(product, weight.mu.ndim, x.ndim)
+  outputs = range(mean.ndim - num_out, mean.ndim)
+  signed = x if product.kind == 'embed' else x * _signs(keys[1], x, contracted)
+  return mean + product.apply(signed, weight.sigma * noise) * _signs(
+    keys[2], mean, outputs
+  )
+
+
+def _axes(product, kernel_ndim, x_ndim):
+  """`(axes of x with features, number of feature axes of the output)`."""
+  numbers = product.options.get('dimension_numbers')
+  if product.kind != 'dot' or numbers is None:
+    return (x_ndim - 1,), 1
+  (contracted, kernel_contracted), (_, batch) = numbers
+  num_out = kernel_ndim - len(kernel_contracted) - len(batch)
+  return tuple(a % x_ndim for a in contracted), num_out
+
+
+def _signs(key, x, features):
+  """Random signs for every example (the first axis) and feature."""
+  shape = [n if a == 0 or a in features else 1 for a, n in enumerate(x.shape)]
+  return jax.random.rademacher(key, tuple(shape), x.dtype)
