@@ -16,7 +16,11 @@ _FLAG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OS
 def define_config(default, help_text: str):
   """The flag `--config`, whose default is the config file `default`."""
   try:
-    return config_flags.DEFINE_config_file('config', str(default), help_text)
+    # Not every option of every model is in every config; what no model or config
+    # knows is refused later, by name.
+    return config_flags.DEFINE_config_file(
+      'config', str(default), help_text, lock_config=False, accept_new_attributes=True
+    )
   except _FLAG_ERRORS as error:
     # What the command line changes in the default is looked up already here.
     _exit(sys.argv, error)

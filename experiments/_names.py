@@ -14,6 +14,11 @@ def choose(name, names, what):
   return name
 
 
+def way(method: str, sparsity: float) -> str:
+  """What methods that differ in nothing but their sparsity share of their names."""
+  return method.removesuffix(f'_{100 * sparsity:g}')
+
+
 def attribute(room, name, what):
   """The public attribute of a room, rules apart; otherwise a ValueError."""
   public = [n for n in room.__all__ if not n.endswith('_rule')]

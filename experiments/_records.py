@@ -1,11 +1,13 @@
 """CSV files that a killed run can go on writing."""
 
 import csv
+import errno
 import fcntl
 import io
 import json
 import os
 import pathlib
+import tempfile
 
 from experiments import _settings
 
@@ -97,6 +99,51 @@ def _lock(workdir: pathlib.Path):
   return file
 
 
+def is_read_only(workdir: pathlib.Path) -> bool:
+  """Whether a run directory is there, and its table can be read but nothing written."""
+  if not (workdir / 'results.csv').exists():
+    return False
+  try:
+    tempfile.TemporaryFile(dir=workdir).close()
+  except OSError as error:
+    return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+  return False
+
+
+def _check_same(workdir: pathlib.Path, theirs: dict, ours: dict) -> None:
+  """Raises ValueError, naming the keys, if a run directory is of another config."""
+  other = [k for k in ours if k not in _settings.FREE_KEYS and ours[k] != theirs.get(k)]
+  specs = {m['name']: m for m in theirs['methods']}
+  other += [m['name'] for m in ours['methods'] if specs.get(m['name'], m) != m]
+  if other:
+    raise ValueError(
+      f'--workdir: {workdir} was begun with another config; {", ".join(other)}'
+      ' differ. Use another directory, or the same config.'
+    )
+
+
+def check_finished(workdir: pathlib.Path, config, methods) -> None:
+  """Checks that a directory that cannot be written to needs no more training.
+
+  Args:
+    workdir: the run directory.
+    config: of this command.
+    methods: the names of those that this command asks for.
+
+  Raises:
+    ValueError: the directory is of another config, or lacks a result.
+  """
+  theirs = json.loads((workdir / 'config.json').read_text())
+  _check_same(workdir, theirs, _settings.plain(config))
+  with (workdir / 'results.csv').open(newline='') as file:
+    done = {(row['method'], int(row['seed'])) for row in csv.DictReader(file)}
+  missing = [f'{m}-{s}' for m in methods for s in config.seeds if (m, s) not in done]
+  if missing:
+    raise ValueError(
+      f'--workdir: {workdir} is read-only, and {", ".join(missing)} not trained yet.'
+    )
+
+
 def claim(workdir: pathlib.Path, config):
   """Makes the run directory, or checks that it is one of this config.
 
@@ -109,19 +156,14 @@ def claim(workdir: pathlib.Path, config):
   path = workdir / 'config.json'
   workdir.mkdir(parents=True, exist_ok=True)
   lock = _lock(workdir)
-  free = _settings.FREE_KEYS
   ours = _settings.plain(config)
   if path.exists() and _begun(workdir):
     theirs = json.loads(path.read_text())
-    other = [k for k in ours if k not in free and ours[k] != theirs.get(k)]
-    specs = {m['name']: m for m in theirs['methods']}
-    other += [m['name'] for m in ours['methods'] if specs.get(m['name'], m) != m]
-    if other:
+    try:
+      _check_same(workdir, theirs, ours)
+    except ValueError:
       lock.close()
-      raise ValueError(
-        f'--workdir: {workdir} was begun with another config; {", ".join(other)}'
-        ' differ. Use another directory, or the same config.'
-      )
+      raise
     # Methods of earlier commands stay known, so that none is mistaken for another.
     names = {m['name'] for m in ours['methods']}
     ours['methods'] += [m for m in theirs['methods'] if m['name'] not in names]

@@ -1,12 +1,13 @@
 """The table, the plots and the report of a classification run."""
 
 import csv
+import json
 import pathlib
 
 import jax
 import numpy as np
 
-from experiments import _settings
+from experiments import _names, _records, _settings
 import jaxsparse as js
 
 RESULT_COLUMNS = (
@@ -123,8 +124,7 @@ def write(workdir: pathlib.Path, config: dict, times: dict[str, float]) -> str:
   """
   results = _read(workdir / 'results.csv')
   metrics = _read(workdir / 'metrics.csv')
-  js.plots.learning_curves(metrics, workdir / 'learning_curves.png')
-  js.plots.density_over_time(metrics, workdir / 'density_over_time.png')
+  shown = plots(workdir, metrics, results, times)
   text = table(results, times)
   seeds = sorted({int(row['seed']) for row in results})
   steps = max(int(row['step']) for row in results)
@@ -141,13 +141,54 @@ def write(workdir: pathlib.Path, config: dict, times: dict[str, float]) -> str:
     '',
     _HONESTY,
     '',
-    '![Validation accuracy over steps](learning_curves.png)',
-    '',
-    '![Density of each layer over steps](density_over_time.png)',
-    '',
+    *(line for name, about in shown.items() for line in (f'![{about}]({name})', '')),
   ]
   (workdir / 'report.md').write_text('\n'.join(lines))
   return f'\n{text}\n\n{_HONESTY}\n{workdir}/report.md'
+
+
+def plots(workdir: pathlib.Path, metrics, results, times) -> dict[str, str]:
+  """Draws what there is to draw; `{file name: what it shows}`."""
+  js.plots.learning_curves(metrics, workdir / 'learning_curves.png')
+  js.plots.density_over_time(metrics, workdir / 'density_over_time.png')
+  shown = {
+    'learning_curves.png': 'Validation accuracy over steps',
+    'density_over_time.png': 'Density of each layer over steps',
+  }
+  rows = [
+    {
+      'method': _names.way(row['method'], float(row['target_sparsity'])),
+      'sparsity': row['target_sparsity'],
+      'test_accuracy': row['test_accuracy'],
+    }
+    for row in results
+  ]
+  # One sparsity is a column of the table; only several make a curve.
+  if len({row['sparsity'] for row in rows if float(row['sparsity'])}) > 1:
+    js.plots.accuracy_vs_sparsity(rows, workdir / 'accuracy_vs_sparsity.png')
+    shown['accuracy_vs_sparsity.png'] = 'Test accuracy over sparsities'
+  if times:
+    against = 'dense' if 'dense' in times else next(iter(times))
+    js.plots.step_times(
+      [{'method': n, 'ratio': s / times[against]} for n, s in times.items()],
+      workdir / 'step_times.png',
+      label=f'step time / step time of {against} (ratio)',
+    )
+    shown['step_times.png'] = f'Step times over that of {against}'
+  return shown
+
+
+def reprint(workdir: pathlib.Path, config, specs) -> str:
+  """The table of a finished run whose directory cannot be written to.
+
+  Raises:
+    ValueError: the directory is of another config, or a method is not trained yet.
+  """
+  _records.check_finished(workdir, config, [spec['name'] for spec in specs])
+  timing = workdir / 'timing.json'
+  times = json.loads(timing.read_text()) if timing.exists() else {}
+  text = table(_read(workdir / 'results.csv'), times)
+  return f'\n{text}\n\n{_HONESTY}\n{workdir} is read-only: nothing was written.'
 
 
 def table(results: list[dict], times: dict[str, float]) -> str:

@@ -80,18 +80,19 @@ def main(argv):
   # Orbax logs three traces per failed write, whose error is raised here anyway.
   logging.set_verbosity(logging.FATAL)
 
+  chosen = list(filter(None, config.only.split(',')))
+  specs = [s for s in config.methods if not chosen or s['name'] in chosen]
+  stamp = time.strftime('%Y%m%d-%H%M%S')
+  workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}-{stamp}')
+  if _records.is_read_only(workdir):
+    return print(_report.reprint(workdir, config, specs))
   data = datasets.load(
     config.dataset, _DATA_DIR.value, config.validation, config.data_seed
   )
   num_steps = _settings.num_steps(config, len(data.train[1]))
   splits = data.train, data.validation, data.test
   source = Source(data, *map(_on_devices, splits), num_steps)
-  chosen = list(filter(None, config.only.split(',')))
-  specs = [s for s in config.methods if not chosen or s['name'] in chosen]
   methods = [build_method(config, spec, source) for spec in specs]
-
-  stamp = time.strftime('%Y%m%d-%H%M%S')
-  workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}-{stamp}')
   lock = _records.claim(workdir, config)
   leaves = prunable_names(methods[0])
   metrics = _records.Table(workdir / 'metrics.csv', _report.metric_columns(leaves))

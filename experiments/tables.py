@@ -12,6 +12,8 @@ import csv
 import pathlib
 import statistics
 
+from experiments import _names
+
 
 def table(rows: list[dict]) -> str:
   """A Markdown table of test accuracies.
@@ -25,7 +27,7 @@ def table(rows: list[dict]) -> str:
   cells: dict[tuple[str, float], list[float]] = {}
   for row in rows:
     sparsity = float(row['target_sparsity'])
-    way = row['method'].removesuffix(f'_{100 * sparsity:g}')
+    way = _names.way(row['method'], sparsity)
     cells.setdefault((way, sparsity), []).append(100 * float(row['test_accuracy']))
   ways = list(dict.fromkeys(way for way, _ in cells))
   sparsities = sorted({s for _, s in cells})

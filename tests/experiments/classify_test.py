@@ -100,8 +100,11 @@ def whole(job, tmp_path_factory):
 
 def test_a_run_leaves_everything_that_a_reader_needs(whole):
   workdir, output = whole
-  for name in ('report.md', 'learning_curves.png', 'density_over_time.png'):
+  plots = ('learning_curves.png', 'density_over_time.png', 'step_times.png')
+  for name in ('report.md', *plots):
     assert (workdir / name).stat().st_size > 0
+  # One sparsity makes no curve.
+  assert not (workdir / 'accuracy_vs_sparsity.png').exists()
   assert list((workdir / 'tensorboard').rglob('*tfevents*'))
   report = (workdir / 'report.md').read_text()
   for text in ('| small_dense', '| rigl', '±', 'learning_curves.png', 'saves no time'):
@@ -139,6 +142,60 @@ def test_a_finished_run_trains_nothing_again(job, whole):
   assert again.returncode == 0, again.stderr
   assert '-0 step ' not in again.stdout and '| rigl' in again.stdout
   assert before == ((workdir / 'metrics.csv').read_text(), _digests(workdir))
+
+
+def test_a_finished_run_in_a_read_only_directory_shows_its_table(job, whole):
+  workdir, _ = whole
+  config = _settings.check(_config(seeds=(0, 7)))
+  config.__dict__.update(
+    json.loads((workdir / 'config.json').read_text()), seeds=(0, 7)
+  )
+  with pytest.raises(ValueError, match='is read-only, and rigl-7 not trained yet'):
+    _records.check_finished(workdir, config, ['rigl'])
+  assert not _records.is_read_only(workdir)
+  before = {path: path.read_bytes() for path in workdir.glob('*.*')}
+  # Root may write anywhere, unless it drops CAP_DAC_OVERRIDE (1) from what it may get.
+  dropped = (
+    'import ctypes, os, sys; os.geteuid() or ctypes.CDLL(None).prctl(24, 1, 0, 0, 0);'
+    ' os.execv(sys.argv[1], sys.argv[1:])'
+  )
+  command = _command(job[0], f'--workdir={workdir}')
+  try:
+    workdir.chmod(0o555)
+    done = subprocess.run(
+      [sys.executable, '-c', dropped, *command],
+      env=job[1], capture_output=True, text=True,
+    )  # fmt: skip
+  finally:
+    workdir.chmod(0o755)
+  assert done.returncode == 0, done.stderr
+  assert '| rigl' in done.stdout
+  assert done.stdout.endswith(f'{workdir} is read-only: nothing was written.\n')
+  assert before == {path: path.read_bytes() for path in workdir.glob('*.*')}
+
+
+def test_several_sparsities_become_a_curve_and_options_may_be_new(job, tmp_path):
+  config = tmp_path / 'several.py'
+  static = [
+    dict(name=f'static_{100 * s:g}', transform='static', sparsity=s) for s in (0.5, 0.8)
+  ]
+  text = _CONFIG.format(num_steps=10).replace(
+    '  return config',
+    f'  config.methods = tuple({static}) + (dict(name="dense", transform="dense"),)\n'
+    '  config.seeds = (0,)\n  return config',
+  )
+  config.write_text(text)
+  workdir = tmp_path / 'run'
+  done = _run(
+    job, f'--workdir={workdir}', '--config.model.options.dtype=bfloat16', config=config
+  )
+  assert done.returncode == 0, done.stderr
+  saved = json.loads((workdir / 'config.json').read_text())
+  assert saved['model']['options'] == {'features': [24], 'dtype': 'bfloat16'}
+  report = (workdir / 'report.md').read_text()
+  for name in ('accuracy_vs_sparsity.png', 'step_times.png'):
+    assert f']({name})' in report and (workdir / name).stat().st_size > 0
+  assert 'Step times over that of dense' in report
 
 
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
@@ -198,8 +255,11 @@ def test_a_mistake_is_one_sentence(job, tmp_path, argument, wanted):
 @pytest.mark.parametrize(
   'arguments, wanted',
   [
-    (('--config.learning_rat=3',), "unknown key 'learning_rat' Did you mean"),
-    (('--config.model.options.dtype=bfloat16',), "unknown key 'dtype'"),
+    (('--config.learning_rat=3',), 'Did you mean learning_rate?'),
+    (
+      ('--config.model.options.dtipe=float16',),
+      'MLP: unknown option dtipe; want one of',
+    ),
     (
       ('--config=experiments/configs/fashion_mnist_lenet300.py:abc',),
       "config argument: got 'abc', wanted 'all' or a sparsity.",
