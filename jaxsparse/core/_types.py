@@ -82,6 +82,7 @@ class Evidence(NamedTuple):
     masks: the current masks; None at init.
     step: int32 scalar, 0 at init.
     key: this step's typed key; None for a rule without a seed.
+    decision: what the rule has just decided, for `grown_value` only; None elsewhere.
   """
 
   params: tuple[Params, ...]
@@ -90,6 +91,7 @@ class Evidence(NamedTuple):
   masks: Masks | None
   step: jax.Array
   key: jax.Array | None
+  decision: 'Decision | None' = None
 
 
 class Criterion(Protocol):

@@ -100,6 +100,9 @@ def apply_masks(params: core.Params, opt_state) -> core.Params:
       ' another model.'
     )
   masks = masks * fields
+  if fields > 1:
+    # A scalar in the place of an array: that field has no value for this leaf.
+    masks = [m if jnp.ndim(p) else jnp.ones((), bool) for m, p in zip(masks, flat)]
   for name, mask, param in zip(names, masks, flat):
     shape, wanted = mask.shape, jnp.shape(param)
     if shape and not (
@@ -155,8 +158,11 @@ def init(
   masks = jax.tree.leaves(get_masks(opt_state))
   described = core.leaves_of(params, leaves).values()
   flat, treedef = jax.tree.flatten(params)
-  scaled = list(map(_to_sparse_fan_in, described, masks, flat))
-  return treedef.unflatten(scaled), opt_state
+  # Of several fields the first is the weights; there are as many masks as it has leaves.
+  scaled = [
+    _to_sparse_fan_in(*args) for args in zip(described, masks, flat, strict=False)
+  ]
+  return treedef.unflatten(scaled + flat[len(masks) :]), opt_state
 
 
 def _to_sparse_fan_in(leaf, mask, param):

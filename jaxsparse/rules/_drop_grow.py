@@ -13,6 +13,7 @@ def drop_grow(
   drop_scores,
   grow_scores,
   fraction,
+  pool: bool = False,
 ) -> core.Decision:
   """Drops the worst active units and grows as many others, leaf by leaf.
 
@@ -27,9 +28,15 @@ def drop_grow(
     drop_scores: tree like one field: the worth of active weights.
     grow_scores: tree like one field: the worth of inactive weights.
     fraction: share of the active units to replace, a number or traced scalar.
+    pool: whether the weights of all leaves compete: with K active weights together,
+      `floor(f K)` go and come, wherever they are. The total stays exactly K, a leaf
+      keeps its best weight at least.
 
   Returns:
     A Decision with masks and survivors.
+
+  Raises:
+    ValueError: `pool` with another structure than `Unstructured()`.
   """
   params = evidence.params[0]
   leaves = budget.pruned(params)
@@ -39,18 +46,21 @@ def drop_grow(
     core.named_subset(drop_scores, leaves),
     core.named_subset(grow_scores, leaves),
   )
+  left, wanted = None, None
+  if pool:
+    left, wanted = _pooled(leaves, structures, old, drop, grow, fraction)
   new, kept = {}, {}
   turn = jnp.zeros((), bool)
   for name, leaf in leaves.items():
     active = old[name]
     drop[name], grow[name] = _after(turn, drop[name]), _after(turn, grow[name])
-    count = structures[name].count(leaf, active)
-    # In float32 the product of a large count may round up to the next integer.
-    dropped = jnp.minimum(
-      jnp.floor(fraction * count.astype(jnp.float32)).astype(jnp.int32), count
-    )
+    if pool:
+      num_alive, count = left[name], wanted[name]
+    else:
+      count = structures[name].count(leaf, active)
+      num_alive = count - _share(fraction, count)
     worth = masks_lib.exclude(~active, drop[name])
-    alive = structures[name].survivors(leaf, worth, count - dropped)
+    alive = structures[name].survivors(leaf, worth, num_alive)
     # A NaN ranks below what is inactive; it must not let an inactive unit survive.
     alive &= active
     lifted = masks_lib.lift(alive, grow[name])
@@ -60,6 +70,39 @@ def drop_grow(
   return core.Decision(
     masks_lib.from_named(params, new), masks_lib.from_named(params, kept), None
   )
+
+
+def _share(fraction, count):
+  """`floor(fraction * count)` of an int32 count."""
+  # In float32 the product of a large count may round up to the next integer.
+  product = jnp.floor(fraction * count.astype(jnp.float32)).astype(jnp.int32)
+  return jnp.minimum(product, count)
+
+
+def _pooled(leaves, structures, old, drop, grow, fraction):
+  """`({name: survivors}, {name: new count})` when all leaves are one pool."""
+  for name in leaves:
+    if structures[name] != masks_lib.Unstructured():
+      raise ValueError(
+        f'{name}: weights compete over all leaves only as masks.Unstructured(), not as'
+        f' {structures[name]}.'
+      )
+  total = sum(core.count_true(old[name]) for name in leaves)
+  worth, best = {}, {}
+  for name, leaf in leaves.items():
+    worth[name] = masks_lib.exclude(~old[name], drop[name])
+    # No leaf is emptied: its best weight ranks above all.
+    top = masks_lib.top_k_mask(worth[name], 1, tuple(range(len(leaf.shape))))
+    best[name] = masks_lib.lift(top, worth[name])
+  spare = jnp.maximum(total - len(leaves), 0)
+  gone = jnp.minimum(_share(fraction, total), spare)
+  left = masks_lib.threshold_counts(best, total - gone)
+  alive = {
+    n: structures[n].survivors(leaf, worth[n], left[n]) & old[n]
+    for n, leaf in leaves.items()
+  }
+  lifted = {n: masks_lib.lift(alive[n], grow[n]) for n in leaves}
+  return left, masks_lib.threshold_counts(lifted, total)
 
 
 def _after(turn, scores):

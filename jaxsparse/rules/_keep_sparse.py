@@ -21,15 +21,17 @@ def spread(rule: core.MaskRule, masks, params):
     params: the whole parameters.
 
   Returns:
-    A tree like `params`; a scalar True for leaves of no field.
+    A tree like `params`; a scalar True for leaves of no field, and for a scalar in the
+    place of an array: a field where it has no value for that leaf.
   """
   treedef = jax.tree.structure(params)
   # Fields are found by position: their trees are asked for with indices in place.
   index = treedef.unflatten(list(range(treedef.num_leaves)))
   full = [None] * treedef.num_leaves
+  shapes = [jnp.shape(p) for p in jax.tree.leaves(params)]
   for field in rule.fields(index):
     for i, mask in zip(jax.tree.leaves(field), jax.tree.leaves(masks), strict=True):
-      full[i] = mask
+      full[i] = mask if shapes[i] else None
   return treedef.unflatten([jnp.ones((), bool) if m is None else m for m in full])
 
 
@@ -210,7 +212,7 @@ def _start_grown(rule, inner, decision, params, old, evidence, inner_state):
     masks_gradients = rule.edit_grads is core.mask_grads
     return new, None, new if masks_gradients else old, inner_state
   kept = spread(rule, decision.survivors, params)
-  value = rule.grown_value(params, evidence)
+  value = rule.grown_value(params, evidence._replace(decision=decision))
   started = jax.tree.map(jnp.where, kept, params, value)
   return new, value, kept, _moments.reset(inner, started, inner_state, kept)
 

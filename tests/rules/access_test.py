@@ -153,6 +153,26 @@ def test_apply_masks_repeats_the_masks_over_fields():
   _equal(out['rho'], out['mu'])
 
 
+def test_fields_may_hold_scalars_and_only_the_first_is_rescaled():
+  mu = {'kernel': jnp.ones((4, 2)), 'bias': jnp.ones(2)}
+  for rho in (
+    {'kernel': jnp.ones((4, 2)), 'bias': jnp.ones(())},
+    {'kernel': jnp.ones(()), 'bias': jnp.ones(2)},
+  ):
+    masks = {'kernel': jnp.arange(8).reshape(4, 2) < 2, 'bias': jnp.ones((), bool)}
+    rule = js.MaskRule(
+      init=lambda evidence: (masks, None),  # noqa: B023
+      fields=lambda params: (params['mu'], params['rho']),
+    )
+    tx = js.keep_sparse(optax.sgd(1.0), rule)
+    params, _ = js.init(tx, {'mu': mu, 'rho': rho}, rescale=True)
+    assert params['mu']['kernel'].tolist() == [[2.0, 2.0]] + 3 * [[0.0, 0.0]]
+    off = 0 if rho['kernel'].ndim == 0 else 6
+    assert params['rho']['kernel'].shape == rho['kernel'].shape
+    assert int(jnp.sum(params['rho']['kernel'] == 0)) == off
+    assert float(params['rho']['kernel'].max()) == 1.0
+
+
 def test_empty_and_all_dense_trees():
   for params in ({}, {'bias': jnp.ones(3)}, ()):
     started, state = js.init(_static(), params)

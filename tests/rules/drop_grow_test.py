@@ -210,3 +210,63 @@ def test_stacked_layers_are_rewired_apart():
   # By one threshold the first layer would have lost all of its weights.
   assert _bits(alive) == [[[0, 0, 0, 0], [1, 1, 0, 0]]] * 3
   assert np.asarray(new).sum(axis=(1, 2)).tolist() == [4, 4, 4]
+
+
+def _pool(masks, drop, grow, fraction, structure=js.masks.Unstructured()):
+  evidence = js.core.Evidence((drop,), None, None, masks, jnp.int32(0), None)
+  return rules.drop_grow(_budget(structure), evidence, drop, grow, fraction, pool=True)
+
+
+def test_golden_pool():
+  masks = {
+    'a': jnp.array([[1, 1, 0], [1, 0, 0]], bool),
+    'b': jnp.array([[1, 1], [1, 0]], bool),
+  }
+  drop = {
+    'a': jnp.array([[9.0, 8.0, 0.0], [7.0, 0.0, 0.0]]),
+    'b': jnp.array([[1.0, 2.0], [3.0, 0.0]]),
+  }
+  grow = {
+    'a': jnp.array([[0.0, 0.0, 5.0], [0.0, 6.0, 1.0]]),
+    'b': jnp.array([[4.0, 0.0], [0.0, 0.5]]),
+  }
+  # Of six active weights three go: 1 and 2 of b, but not its best; then the 7 of a.
+  decision = _pool(masks, drop, grow, 0.5)
+  assert _bits(decision.survivors['a']) == [[1, 1, 0], [0, 0, 0]]
+  assert _bits(decision.survivors['b']) == [[0, 0], [1, 0]]
+  # The three largest gradients come: 6 and 5 in a, 4 in b where a weight was dropped.
+  assert _bits(decision.masks['a']) == [[1, 1, 1], [0, 1, 0]]
+  assert _bits(decision.masks['b']) == [[1, 0], [1, 0]]
+
+
+def test_a_pool_keeps_its_total_and_no_leaf_is_emptied():
+  draw = np.random.default_rng(0)
+  shapes = {'a': (8, 4), 'b': (6, 6), 'c': (2, 3)}
+  masks = {k: jnp.asarray(draw.random(s) < 0.4) for k, s in shapes.items()}
+  # All that c has is worth less than anything else.
+  scale = {'a': 1.0, 'b': 1.0, 'c': 1e-6}
+  scores = lambda: {
+    k: jnp.asarray(scale[k] * draw.random(s), jnp.float32) for k, s in shapes.items()
+  }
+  total = sum(int(m.sum()) for m in masks.values())
+  decide = jax.jit(_pool)
+  for fraction in (0.0, 0.3, 1.0):
+    for _ in range(3):
+      decision = decide(masks, scores(), scores(), fraction)
+      new = decision.masks
+      assert sum(int(m.sum()) for m in new.values()) == total
+      assert all(int(m.sum()) >= 1 for m in new.values())
+      gone = total - sum(int(m.sum()) for m in decision.survivors.values())
+      assert gone == min(math.floor(np.float32(fraction) * total), total - 3)
+      masks = new
+
+
+def test_a_pool_is_of_single_weights():
+  with pytest.raises(ValueError, match=r'a: weights compete.*Channel'):
+    _pool(
+      {'a': jnp.ones((2, 2), bool)},
+      {'a': jnp.ones((2, 2))},
+      {'a': jnp.ones((2, 2))},
+      0.5,
+      js.masks.Channel(),
+    )

@@ -323,6 +323,32 @@ def test_fields_share_one_mask():
   np.testing.assert_allclose(params['rho']['bias'], -2.3, rtol=1e-5)
 
 
+def test_a_scalar_in_a_field_is_not_masked_and_grown_values_see_the_decision():
+  params = {'mu': {'kernel': jnp.ones((2, 2))}, 'rho': {'kernel': jnp.zeros(())}}
+  old = jnp.array([[True, True], [False, False]])
+  new = jnp.array([[True, False], [True, False]])
+  seen = []
+
+  def grown_value(params, evidence):
+    seen.append(evidence.decision)
+    return jax.tree.map(jnp.zeros_like, params)
+
+  rule = core.MaskRule(
+    init=lambda evidence: ({'kernel': old}, jnp.float32(1.0)),
+    update=lambda evidence, memory: core.Decision({'kernel': new}, None, 2 * memory),
+    fields=lambda params: (params['mu'], params['rho']),
+    grown_value=grown_value,
+  )
+  tx = js.keep_sparse(optax.sgd(1.0), rule, js.schedules.at(0))
+  params, state = js.init(tx, params)
+  assert params['rho']['kernel'].shape == ()
+  updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+  assert float(updates['rho']['kernel']) == -1.0
+  assert seen[0].masks['kernel'].tolist() == new.tolist()
+  assert seen[0].survivors['kernel'].tolist() == (old & new).tolist()
+  assert float(seen[0].memory) == 2.0
+
+
 def test_the_grown_value_reaches_copies_in_the_inner_state():
   tx = _two_fields(inner=optax.contrib.schedule_free(optax.sgd(0.1), 0.1))
   params = _two_field_params()
