@@ -122,6 +122,7 @@ def synflow(apply_fn: Callable, *inputs) -> core.Criterion:
 
   def score(evidence):
     ones = jax.tree.map(jnp.ones_like, inputs)
+    # Without signs nothing cancels, so a path's worth is the product of its weights.
     positive = jax.tree.map(jnp.abs, _masked(evidence))
     flow = jax.grad(lambda p: jnp.sum(apply_fn(p, *ones)))(positive)
     return _abs_product(positive, flow)

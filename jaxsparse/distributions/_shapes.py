@@ -103,6 +103,7 @@ def _by_ratio(leaves, sparsity, spatial_axes):
   dense = set()
   while len(dense) < len(leaves):
     others = [n for n in leaves if n not in dense]
+    # What is dense keeps all of itself; eps shares the rest out anew.
     left = kept - sum(leaves[n].size for n in dense)
     weight = sum(ratios[n] * leaves[n].size for n in others)
     eps = left / weight if weight else 0.0

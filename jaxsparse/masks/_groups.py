@@ -97,6 +97,7 @@ class Block:
       _block_means(scores, lengths), num_kept, leaf.stack_axes
     )
     mask = unit_mask
+    # Back to weights; what repeats beyond a ragged edge is cut off.
     for axis, length in enumerate(lengths):
       mask = jnp.repeat(mask, length, axis)
     return mask[tuple(slice(n) for n in leaf.shape)]
@@ -113,10 +114,12 @@ class Block:
 
 def _block_means(scores, lengths):
   """Means over blocks, each over the weights that it really has."""
+  # Sums of uint32 would overflow, and bfloat16 would tie most of them.
   scores = scores.astype(jnp.float32)
   sizes = jnp.ones(scores.shape, jnp.float32)
   padding = [(0, -n % b) for n, b in zip(scores.shape, lengths)]
   split: list[int] = []
+  # Every axis becomes two: which block, and where in it.
   for n, b in zip(scores.shape, lengths):
     split += [-(-n // b), b]
   within = tuple(range(1, len(split), 2))

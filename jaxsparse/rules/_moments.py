@@ -35,12 +35,14 @@ def along(inner, params, state, tree):
     masked = _is_masked_node(param)
     return param if masked else _Along((jnp.shape(param), value))
 
+  # A leaf that another optimizer of a partition steps is a MaskedNode in the params.
   boxes = jax.tree.map(box, params, tree, is_leaf=_is_masked_node)
 
   def pick(array, box):
     if _is_masked_node(array) or _is_masked_node(box):
       return array
     shape, value = box.value
+    # Adafactor's factors are listed along the params too, in shapes of their own.
     return _Along(value if jnp.shape(array) == shape else None)
 
   marked = optax.tree.map_params(
@@ -73,6 +75,7 @@ def reset(inner, params, state, kept):
   marks = along(inner, params, state, kept)
   leaves, treedef = jax.tree.flatten(state)
   fresh = jax.tree.leaves(inner.init(params))
+  # Moments may be kept in another dtype than the init gives (`mu_dtype`).
   return treedef.unflatten(
     [
       s if m is None else jnp.where(m, s, f.astype(s.dtype))

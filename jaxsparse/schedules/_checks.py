@@ -30,6 +30,7 @@ def fraction(name, value):
 
 def step(name, value, least=0):
   """Raises ValueError for what is no int of at least `least`."""
+  # True is an int to Python, and surely no step.
   is_int = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
   if not is_int or not least <= value < 2**31:
     raise ValueError(f'{name}={value!r}: wanted an int of at least {least}.')

@@ -74,8 +74,10 @@ def _pairs(masks_a, masks_b, params):
         f'masks_b: {name} has shape {np.shape(b)}, which does not fit the shape'
         f' {np.shape(a)} in masks_a.'
       ) from None
+    # A scalar in both trees is a leaf that nothing prunes.
     if joint:
       a, b = np.broadcast_to(a, joint), np.broadcast_to(b, joint)
+      # In Python integers: NumPy's product of a large shape may overflow.
       yield name, a, b, int(np.prod(shape or joint, dtype=object))
 
 

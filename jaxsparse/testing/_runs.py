@@ -152,6 +152,7 @@ def step_axes(state):
   def axes(x):
     if not is_sparse_state(x):
       return 0
+    # By position: step (unbatched), masks, memory, inner state, key.
     whole = core.KeepSparseState(None, 0, 0, 0, 0)
     return whole._replace(inner_state=step_axes(x.inner_state))
 

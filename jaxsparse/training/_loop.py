@@ -199,9 +199,12 @@ def run(
   guard = checkpoint.sigterm_guard() if checkpoints else contextlib.nullcontext()
   with guard:
     while step < num_steps:
+      # A run that goes on from within a call ends that call first: calls, and what
+      # was compiled for them, stay those of a run that never stopped.
       end = min(step - step % per_call + per_call, num_steps)
       batch = _stacked(batches, step, end) if steps_per_call else batches(step)
       state, metrics = step_fn(state, batch, data)
+      # Waits for the step: its loss must be known before the next one is taken.
       metrics = jax.tree.map(np.asarray, metrics)
       _check_loss(state, metrics, step, checkpoints)
       step = end

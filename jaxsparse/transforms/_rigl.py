@@ -32,6 +32,7 @@ def rigl_rule(budget: rules.Budget, drop_fraction) -> core.MaskRule:
       budget,
       evidence,
       drop_scores=criteria.magnitude(evidence),
+      # Dense: only the inner optimizer gets gradients that are masked.
       grow_scores=jax.tree.map(jnp.abs, evidence.grads[0]),
       fraction=fraction(evidence.step),
     )

@@ -37,6 +37,7 @@ def static_rule(
 
   def masks_at(evidence, step, budget):
     scores = criterion(evidence)
+    # Between rounds a weight that is gone may score higher than one that is left.
     if evidence.masks is not None:
       scores = jax.tree.map(
         lambda m, s: masks_lib.exclude(~m, s), evidence.masks, scores
