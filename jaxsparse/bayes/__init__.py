@@ -1,5 +1,14 @@
-"""Bayesian networks: variational posteriors, dense and sparse, and their loss."""
+"""Bayesian networks: variational posteriors, their loss, predictions, metrics."""
 
+from jaxsparse.bayes._batch_norm import refit_batch_norm
+from jaxsparse.bayes._calibration import (
+  brier,
+  calibration_error_marginal_l2_debiased,
+  ece_adaptive,
+  ece_top_label_l1,
+  negative_log_likelihood,
+  negative_log_likelihood_of_logits,
+)
 from jaxsparse.bayes._criteria import (
   e_abs,
   e_exp_abs,
@@ -20,8 +29,17 @@ from jaxsparse.bayes._estimators import (
 )
 from jaxsparse.bayes._links import Link, exp_link, softplus_link
 from jaxsparse.bayes._mean_field import mean_field
+from jaxsparse.bayes._ood import RiskCoverage, aupr, auroc, fpr95, risk_coverage
 from jaxsparse.bayes._optimizer import optimizer, when_due
 from jaxsparse.bayes._posterior import Gaussian, Posterior
+from jaxsparse.bayes._predictive import (
+  Prediction,
+  predict,
+  predict_draws,
+  predict_ensemble,
+)
+from jaxsparse.bayes._regression import Regression, predict_regression
+from jaxsparse.bayes._temperature import temperature_scaling
 
 __all__ = (
   'Gaussian',
@@ -29,22 +47,41 @@ __all__ = (
   'Link',
   'Noisy',
   'Posterior',
+  'Prediction',
+  'Regression',
+  'RiskCoverage',
+  'aupr',
+  'auroc',
+  'brier',
+  'calibration_error_marginal_l2_debiased',
   'e_abs',
   'e_exp_abs',
+  'ece_adaptive',
+  'ece_top_label_l1',
   'exp_link',
   'flipout',
+  'fpr95',
   'gradient',
   'local_reparametrization',
   'magnitude',
   'mean_field',
   'mean_weights',
   'negative_elbo',
+  'negative_log_likelihood',
+  'negative_log_likelihood_of_logits',
   'noisy_product',
   'optimizer',
+  'predict',
+  'predict_draws',
+  'predict_ensemble',
+  'predict_regression',
+  'refit_batch_norm',
+  'risk_coverage',
   'snr',
   'snr_abs',
   'snr_exp_abs',
   'softplus_link',
+  'temperature_scaling',
   'weight_sampling',
   'when_due',
 )

@@ -13,12 +13,12 @@ def refit_batch_norm(
   r"""Makes `theta -> batch_stats`: BatchNorm's statistics under these weights.
 
   .. math:: \bar b = \frac{1}{K (1 - m)} \sum_k \text{new}(0; x_k), \quad
-     m = \text{new}(1; x_1) - \text{new}(0; x_1)
+     m = \frac{\text{new}(s; x_1) - \text{new}(0; x_1)}{s}
 
   Statistics gathered while training belong to other weights than a draw's. A train
-  step updates them as `new(s) = m s + (1 - m) b`, so the two starts s = 0 and s = 1
-  give the momentum m of every leaf, and then the means b of the batches, exactly and
-  for any m. It costs K + 1 training passes per draw.
+  step updates them as `new(s; x) = m s + (1 - m) b`, so two starts give the momentum m
+  of every leaf, and then the mean of the statistics b of the batches, whatever m is.
+  It costs K + 2 training passes per draw.
 
   Args:
     train_fn: `(theta, batch_stats, batch) -> new batch_stats`, the model in train mode.
@@ -47,7 +47,6 @@ def refit_batch_norm(
   if not jax.tree.leaves(batches) or not len(jax.tree.leaves(batches)[0]):
     raise ValueError('batches: got none; wanted a leading axis of batches.')
   zeros = jax.tree.map(jnp.zeros_like, batch_stats)
-  ones = jax.tree.map(jnp.ones_like, batch_stats)
 
   def refit(theta):
     first = jax.tree.map(lambda a: a[0], batches)
@@ -57,8 +56,11 @@ def refit_batch_norm(
       return jax.tree.map(jnp.add, sums, train_fn(theta, zeros, batch)), None
 
     sums, _ = jax.lax.scan(add, zeros, batches)
-    at_one, at_zero = train_fn(theta, ones, first), train_fn(theta, zeros, first)
-    mean = lambda s, one, zero: s / number / (1 - (one - zero))
-    return jax.tree.map(mean, sums, at_one, at_zero)
+    at_zero = train_fn(theta, zeros, first)
+    # A large start: beside a small one the batch's own statistics would cancel m.
+    starts = jax.tree.map(lambda z: 1 + 100 * jnp.abs(z), at_zero)
+    at_start = train_fn(theta, starts, first)
+    rest = jax.tree.map(lambda a, z, s: 1 - (a - z) / s, at_start, at_zero, starts)
+    return jax.tree.map(lambda s, r: s / number / r, sums, rest)
 
   return refit

@@ -26,7 +26,7 @@ def negative_log_likelihood(probs, labels) -> jax.Array:
   Example:
     >>> import jax.numpy as jnp, jaxsparse as js
     >>> probs = jnp.array([[0.5, 0.5], [0.25, 0.75]])
-    >>> print(js.bayes.negative_log_likelihood(probs, jnp.array([0, 1])).round(4))
+    >>> print(f'{js.bayes.negative_log_likelihood(probs, jnp.array([0, 1])):.4f}')
     0.4904
 
   Gneiting and Raftery, Strictly Proper Scoring Rules, JASA 2007, section 4.
@@ -111,8 +111,8 @@ def ece_top_label_l1(probs, labels, bins: int = 15) -> jax.Array:
     >>> import jax.numpy as jnp, jaxsparse as js
     >>> probs = jnp.array([[0.8, 0.2]] * 4)
     >>> labels = jnp.array([0, 0, 0, 1])
-    >>> print(js.bayes.ece_top_label_l1(probs, labels).round(4))
-    0.05
+    >>> print(f'{js.bayes.ece_top_label_l1(probs, labels):.3f}')
+    0.050
 
   Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3.
   """
@@ -145,7 +145,7 @@ def ece_adaptive(probs, labels, bins: int = 15) -> jax.Array:
     >>> import jax.numpy as jnp, jaxsparse as js
     >>> probs = jnp.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.3, 0.7]])
     >>> labels = jnp.array([0, 0, 1, 0])
-    >>> print(js.bayes.ece_adaptive(probs, labels, bins=2).round(4))
+    >>> print(f'{js.bayes.ece_adaptive(probs, labels, bins=2):.3f}')
     0.125
 
   Nguyen and O'Connor, Posterior calibration and exploratory analysis for natural
@@ -188,8 +188,8 @@ def calibration_error_marginal_l2_debiased(probs, labels, bins: int = 15) -> jax
     >>> probs = jnp.array([[0.9, 0.1], [0.8, 0.2], [0.9, 0.1], [0.8, 0.2]])
     >>> labels = jnp.array([1, 1, 1, 1])
     >>> error = js.bayes.calibration_error_marginal_l2_debiased(probs, labels, bins=1)
-    >>> print(error.round(4))
-    0.85
+    >>> print(f'{error:.3f}')
+    0.850
 
   Kumar et al., Verified Uncertainty Calibration, NeurIPS 2019, definitions 2.3 and 5.1.
   """

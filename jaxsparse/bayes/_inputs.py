@@ -51,11 +51,8 @@ def as_probs(probs, labels):
 
 
 def of_label(values, labels):
-  """The value of each row's label; under `jit` NaN (or False) for one out of range."""
-  fill = jnp.array(False) if values.dtype == bool else jnp.nan
-  found = jnp.take_along_axis(
-    values, labels[:, None], axis=1, mode='fill', fill_value=fill
-  )
+  """The value of each row's label; under `jit` NaN for a label out of range."""
+  found = jnp.take_along_axis(values, labels[:, None], axis=1, mode='fill')
   return found[:, 0]
 
 

@@ -57,7 +57,7 @@ def aupr(inside, outside) -> jax.Array:
 
   Example:
     >>> import jax.numpy as jnp, jaxsparse as js
-    >>> print(js.bayes.aupr(jnp.array([0.0, 2.0]), jnp.array([1.0, 3.0])).round(4))
+    >>> print(f'{js.bayes.aupr(jnp.array([0.0, 2.0]), jnp.array([1.0, 3.0])):.4f}')
     0.8333
 
   Davis and Goadrich, The relationship between precision-recall and ROC curves, ICML

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxsparse.bayes import _draws
+
 
 class Prediction(NamedTuple):
   """A classification, averaged over weights; entropies in nats.
@@ -136,7 +138,8 @@ def predict_draws(
     return jnp.full(logits.shape, -jnp.inf), jnp.zeros(logits.shape[:-1])
 
   sums = _draws.over_draws(draw, apply_fn, x, key, samples, chunk, start, add)
-  return _prediction(*sums, samples)
+  log_sum, entropy = sums
+  return _prediction(log_sum, entropy, samples)
 
 
 def predict_ensemble(

@@ -103,16 +103,17 @@ def _moments(targets):
 
   def start(both):
     zeros = jnp.zeros(both.shape[1:])
-    return 0.0, zeros, zeros, zeros, zeros - jnp.inf
+    return jnp.float32(0), zeros, zeros, zeros, zeros - jnp.inf
 
   def add(sums, both):
     number, mean, squares, variance, log_sum = sums
     means, variances = both[:, 0], both[:, 1]
     # Chan's update: sums of squares would cancel where the means are large.
     added = len(means)
-    shift = jnp.mean(means, axis=0) - mean
+    middle = jnp.mean(means, axis=0, keepdims=True)
+    shift = middle[0] - mean
     total = number + added
-    squares += jnp.sum((means - jnp.mean(means, axis=0)) ** 2, axis=0)
+    squares += jnp.sum((means - middle) ** 2, axis=0)
     squares += shift**2 * number * added / total
     mean += shift * added / total
     variance += jnp.sum(variances, axis=0)

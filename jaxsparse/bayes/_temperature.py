@@ -38,7 +38,7 @@ def temperature_scaling(logits, labels) -> jax.Array:
     >>> import jax.numpy as jnp, jaxsparse as js
     >>> logits = jnp.array([[8.0, 0.0]] * 4)  # Right three times of four: odds of 3.
     >>> temperature = js.bayes.temperature_scaling(logits, jnp.array([0, 0, 0, 1]))
-    >>> print(temperature.round(3), (8 / jnp.log(3)).round(3))
+    >>> print(f'{temperature:.3f} {8 / jnp.log(3):.3f}')
     7.282 7.282
 
   Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 4.2.
@@ -49,7 +49,7 @@ def temperature_scaling(logits, labels) -> jax.Array:
   logits = logits - jnp.max(logits, axis=1, keepdims=True)
   possible = jnp.isfinite(logits)
   finite = jnp.where(possible, logits, 0)
-  label = _inputs.of_label(finite, labels)
+  label = _inputs.of_label(jnp.where(possible, logits, jnp.nan), labels)
 
   def slope(log_temperature):
     probs = jax.nn.softmax(logits * jnp.exp(-log_temperature), axis=1)
@@ -64,5 +64,4 @@ def temperature_scaling(logits, labels) -> jax.Array:
 
   ends = jnp.float32(-_LOG_LIMIT), jnp.float32(_LOG_LIMIT)
   low, high = jax.lax.fori_loop(0, _NUM_HALVINGS, halve, ends)
-  bad = jnp.isnan(slope(low)) | jnp.any(~_inputs.of_label(possible, labels))
-  return jnp.where(bad, jnp.nan, jnp.exp((low + high) / 2))
+  return jnp.where(jnp.isnan(slope(low)), jnp.nan, jnp.exp((low + high) / 2))
