@@ -163,6 +163,53 @@ def test_step_times_writes_every_ratio(tmp_path, figures):
   _no_clipped_text(figures[0])
 
 
+def test_reliability_diagram_shows_accuracy_gap_and_counts(tmp_path, figures):
+  # Confidence 0.9: right in 3 of 4; confidence 0.6: right in 1 of 1.
+  probs = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]])
+  labels = np.array([0, 0, 0, 1, 1])
+  path = js.plots.reliability_diagram(
+    probs, labels, tmp_path / 'new' / 'reliability.png', bins=5, title='a network'
+  )
+  assert _is_png(path)
+  upper, lower = figures[0].axes
+  accuracy, gap = upper.containers
+  np.testing.assert_allclose([bar.get_x() for bar in accuracy], [40, 80])
+  np.testing.assert_allclose([bar.get_height() for bar in accuracy], [100, 75])
+  np.testing.assert_allclose([bar.get_y() for bar in gap], [60, 75], rtol=1e-6)
+  np.testing.assert_allclose([bar.get_height() for bar in gap], [40, 15], rtol=1e-5)
+  counts = [bar.get_height() for bar in lower.patches]
+  np.testing.assert_allclose(counts, [0, 0, 20, 0, 80])
+  error = 100 * js.bayes.ece_top_label_l1(probs, labels, bins=5)
+  texts = [text.get_text() for text in upper.get_legend().get_texts()]
+  assert any(f'ECE {error:.2f} %' in text for text in texts)
+  assert upper.get_title() == 'a network' and '(%)' in upper.get_ylabel()
+  assert 'confidence' in lower.get_xlabel() and '(%)' in lower.get_ylabel()
+  _no_clipped_text(figures[0])
+  with pytest.raises(ValueError, match='wanted probabilities'):
+    js.plots.reliability_diagram(2 * probs, labels, path)
+
+
+def test_entropy_histograms_are_shares_of_each_data_set(tmp_path, figures):
+  rng = np.random.default_rng(0)
+  found = {'inside': rng.random(300), 'outside': 1 + rng.random(70)}
+  path = js.plots.entropy_histograms(found, tmp_path / 'entropy.png', bins=10)
+  assert _is_png(path)
+  (axis,) = figures[0].axes
+  for i, x in enumerate(found.values()):
+    outline = axis.patches[2 * i + 1].get_xy()
+    heights = np.histogram(x, 10, (0, max(found['outside'])))[0] / len(x)
+    np.testing.assert_allclose(sorted(set(outline[:, 1])), sorted({0, *100 * heights}))
+  assert [name.split()[0] for name in _labels(figures[0])] == ['inside', 'outside']
+  assert 'nats' in axis.get_xlabel() and '(%)' in axis.get_ylabel()
+  _no_clipped_text(figures[0])
+  alike = {'sure': np.zeros(3)}
+  assert _is_png(js.plots.entropy_histograms(alike, tmp_path / 'alike.png'))
+  bad = [({}, 'got none'), ({'a': [np.nan]}, 'a has shape'), ({'a': []}, 'a has shape')]
+  for entropies, message in bad:
+    with pytest.raises(ValueError, match=message):
+      js.plots.entropy_histograms(entropies, path)
+
+
 def test_colours_differ_for_eight_groups_and_dashes_after(tmp_path, figures):
   rows = _runs(methods=tuple('abcdefghij'), seeds=(0,))
   js.plots.learning_curves(rows, tmp_path / 'curves.png')

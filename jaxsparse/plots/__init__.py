@@ -1,4 +1,4 @@
-"""Plots of runs, written as PNG files from rows such as those of `metrics.csv`."""
+"""Plots of runs and of uncertainties, written as PNG files."""
 
 from jaxsparse.plots._bars import step_times
 from jaxsparse.plots._curves import (
@@ -6,10 +6,13 @@ from jaxsparse.plots._curves import (
   density_over_time,
   learning_curves,
 )
+from jaxsparse.plots._uncertainty import entropy_histograms, reliability_diagram
 
 __all__ = (
   'accuracy_vs_sparsity',
   'density_over_time',
+  'entropy_histograms',
   'learning_curves',
+  'reliability_diagram',
   'step_times',
 )

@@ -77,7 +77,12 @@ def over_seeds(rows: Rows, x: str, y: str):
 
 
 def new_figure(
-  num_rows: int, num_columns: int, size: tuple[float, float], sharey=False
+  num_rows: int,
+  num_columns: int,
+  size: tuple[float, float],
+  sharey=False,
+  sharex=False,
+  heights: Sequence[float] | None = None,
 ):
   """A figure of the house's style and its array of axes."""
   # The object interface: pyplot would keep global state and may want a display.
@@ -88,7 +93,8 @@ def new_figure(
   layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
   figure = Figure(figsize=size, dpi=150, layout=layout)
   FigureCanvasAgg(figure)
-  axes = figure.subplots(num_rows, num_columns, squeeze=False, sharey=sharey)
+  shared = {'squeeze': False, 'sharey': sharey, 'sharex': sharex}
+  axes = figure.subplots(num_rows, num_columns, height_ratios=heights, **shared)
   for axis in axes.flat:
     axis.spines[['top', 'right']].set_visible(False)
     axis.grid(color='0.9', linewidth=0.8)
