@@ -246,6 +246,18 @@ def test_methods_mutable_params_and_vmap():
     bound({'params': held}, query)
 
 
+def test_captured_intermediates_and_pmap():
+  model, x = Perceptron(), jax.random.normal(_KEY, (2, 3, 4))
+  params = model.init(_KEY, x[0])['params']
+  bound, held = js.layers.bind(model, functools.partial(_handler, [])), _hold(params)
+  want, kept = model.apply({'params': params}, x[0], capture_intermediates=True)
+  _, got = bound({'params': held}, x[0], capture_intermediates=True)
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+  jax.tree.map(close, got, kept)
+  run = jax.pmap(lambda params, x: bound({'params': params}, x), in_axes=(None, 0))
+  close(run(held, x)[0].astype(jnp.float32), want.astype(jnp.float32), rtol=1e-2)
+
+
 def test_two_handlers_of_one_compiled_model():
   # `nn.jit` caches what it traced: the second handler must not run the first.
   model = nn.jit(nn.Dense)(2)
