@@ -46,7 +46,7 @@ def drop_grow(
     core.named_subset(drop_scores, leaves),
     core.named_subset(grow_scores, leaves),
   )
-  left, wanted = None, None
+  left, wanted = {}, {}
   if pool:
     left, wanted = _pooled(leaves, structures, old, drop, grow, fraction)
   new, kept = {}, {}
