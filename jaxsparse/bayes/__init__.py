@@ -39,6 +39,9 @@ from jaxsparse.bayes._predictive import (
   predict_ensemble,
 )
 from jaxsparse.bayes._regression import Regression, predict_regression
+from jaxsparse.bayes._released import ssvi_released
+from jaxsparse.bayes._sigma_report import SigmaReport, sigma_report
+from jaxsparse.bayes._ssvi import ssvi
 from jaxsparse.bayes._temperature import temperature_scaling
 
 __all__ = (
@@ -50,6 +53,7 @@ __all__ = (
   'Prediction',
   'Regression',
   'RiskCoverage',
+  'SigmaReport',
   'aupr',
   'auroc',
   'brier',
@@ -77,10 +81,13 @@ __all__ = (
   'predict_regression',
   'refit_batch_norm',
   'risk_coverage',
+  'sigma_report',
   'snr',
   'snr_abs',
   'snr_exp_abs',
   'softplus_link',
+  'ssvi',
+  'ssvi_released',
   'temperature_scaling',
   'weight_sampling',
   'when_due',

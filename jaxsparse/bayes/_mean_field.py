@@ -28,8 +28,8 @@ def mean_field(
     bayesian: which leaves have a sigma: a predicate, a glob pattern or several; all
       others are deterministic. Biases, norms, first and last layers: by path.
     prior_scale: standard deviation of the prior, or a mapping path pattern -> number.
-    init_scale: initial sigma: a number, a function `(key, shape) -> sigma`, or a
-      mapping path pattern -> either.
+    init_scale: initial sigma: a number, a function `(key, shape) -> array`, or a
+      mapping path pattern -> either; in the same units.
     init_mean: `(key, shape) -> mu` for Bayesian leaves; None keeps the model's own.
     relative: whether scales are in units of 1/sqrt(fan_in * density); of 1 for a leaf
       that is no kernel. False: they are absolute.
