@@ -1,9 +1,15 @@
 """Installs jaxsparse; the version is read from `jaxsparse/__init__.py`."""
 
+import importlib.util
+import os
 import pathlib
+import platform
 import re
+import sys
 
 import setuptools
+from setuptools.command import build_ext
+from setuptools.errors import CompileError
 
 _ROOT = pathlib.Path(__file__).resolve().parent
 
@@ -28,6 +34,58 @@ _EXPERIMENTS = [
 _TEST = ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.5']
 _DEV = ['mypy>=1.15', 'pre-commit>=3.7', 'ruff>=0.9']
 
+# One library serves every machine of an architecture: each file of kernels has the
+# flags of its instruction set, and the processor decides when the library is loaded.
+_CSRC = 'jaxsparse/native/csrc'
+_FLAGS = '-std=c++17 -O3 -g0 -Wno-psabi -ffp-contract=fast -fno-tree-slp-vectorize'
+_INSTRUCTION_SETS = {
+  'kernels_avx2.cc': '-mavx2 -mfma',
+  'kernels_avx512.cc': '-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma',
+}
+
+
+class _BuildKernels(build_ext.build_ext):
+  """Compiles the kernels, each file with its own flags."""
+
+  def build_extension(self, ext):
+    # Not imported: an isolated build has jaxlib for its headers, without jax.
+    jaxlib = importlib.util.find_spec('jaxlib')
+    if jaxlib is None:
+      raise CompileError('jaxlib is not there, whose headers the kernels need')
+    include = os.path.join(jaxlib.submodule_search_locations[0], 'include')
+    # A universal build for macOS would give the flags to both architectures.
+    is_x86 = platform.machine() in ('AMD64', 'x86_64') and sys.platform != 'darwin'
+    objects = []
+    for source in ext.sources:
+      special = _INSTRUCTION_SETS.get(os.path.basename(source), '') if is_x86 else ''
+      objects += self.compiler.compile(
+        [source],
+        output_dir=self.build_temp,
+        include_dirs=[include],
+        extra_postargs=f'{_FLAGS} {special}'.split(),
+        depends=ext.depends,
+      )
+    path = self.get_ext_fullpath(ext.name)
+    self.compiler.link_shared_object(objects, path, target_lang='c++')
+
+
+def _kernels():
+  """The library of jaxsparse.native; optional: without it jax computes everything."""
+  if os.environ.get('JAXSPARSE_NATIVE') == 'off':
+    return []
+  names = sorted(os.listdir(_ROOT / _CSRC))
+  return [
+    # Beside its sources, where nothing takes it for a module of Python.
+    setuptools.Extension(
+      'jaxsparse.native.csrc.kernels',
+      [f'{_CSRC}/{name}' for name in names if name.endswith('.cc')],
+      depends=[f'{_CSRC}/{name}' for name in names if name.endswith('.h')],
+      language='c++',
+      optional=True,
+    )
+  ]
+
+
 setuptools.setup(
   name='jaxsparse',
   version=_version(),
@@ -36,6 +94,8 @@ setuptools.setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   packages=setuptools.find_packages(include=['jaxsparse', 'jaxsparse.*']),
+  ext_modules=_kernels(),
+  cmdclass={'build_ext': _BuildKernels},
   python_requires='>=3.11',
   install_requires=[
     'absl-py>=2.1',

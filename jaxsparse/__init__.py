@@ -17,6 +17,7 @@ _ROOMS = (
   'distributions',
   'layers',
   'masks',
+  'native',
   'plots',
   'rules',
   'schedules',

@@ -1,0 +1,336 @@
+// The products as XLA calls: checks, tiles of the batch, threads.
+//
+// Arrays (batch, features) come in column-major layout, which is the feature-major
+// (features, batch) in memory.
+#include <cstring>
+#include <vector>
+
+#include "kernels.h"
+#include "parallel.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace jaxsparse {
+namespace {
+
+using Floats = ffi::Buffer<ffi::F32>;
+using FloatResult = ffi::ResultBuffer<ffi::F32>;
+using Ints = ffi::Buffer<ffi::S32>;
+
+ffi::Error refuse(const std::string& what) {
+  return ffi::Error::InvalidArgument("jaxsparse: " + what);
+}
+
+// Whether `starts` (n + 1 numbers) rise from 0 to at most `capacity`.
+bool rises(const int32_t* starts, int64_t n, int64_t capacity) {
+  bool ok = starts[0] == 0 && starts[n] <= capacity;
+  for (int64_t i = 0; i < n; ++i) ok &= starts[i] <= starts[i + 1];
+  return ok;
+}
+
+struct Shapes {
+  int64_t num_inputs, outputs, block, tiles;
+};
+
+// Fills one half of a pattern. Every index is looked at, which costs about a hundredth
+// of the product: a corrupted pattern is an error, never a wild read.
+ffi::Error read_half(const char* what, const Ints& starts, const ffi::AnyBuffer& indices,
+                     int64_t segments, int64_t bound, int64_t capacity, bool& wide) {
+  if (static_cast<int64_t>(starts.element_count()) != segments + 1) {
+    return refuse(std::string(what) + " starts have the wrong length.");
+  }
+  if (static_cast<int64_t>(indices.element_count()) != capacity) {
+    return refuse(std::string(what) + " indices have the wrong length.");
+  }
+  if (indices.element_type() != ffi::U16 && indices.element_type() != ffi::S32) {
+    return refuse(std::string(what) + " indices are neither uint16 nor int32.");
+  }
+  wide = indices.element_type() == ffi::S32;
+  const int32_t* s = starts.typed_data();
+  if (!rises(s, segments, capacity)) {
+    return refuse(std::string(what) + " starts do not rise from 0 to the capacity.");
+  }
+  const int64_t count = s[segments];
+  if (count && kernels().largest_index(indices.untyped_data(), wide, count) >= bound) {
+    return refuse(std::string(what) + " indices are out of range.");
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error check_block(int64_t block, int64_t outputs) {
+  if (block < 1 || (block > 1 && block % 4) || outputs % block) {
+    return refuse("block must be 1 or a multiple of 4 that divides the outputs.");
+  }
+  return ffi::Error::Success();
+}
+
+// A part of the batch: `vectors` vectors from `column`, of which `columns` are real.
+struct Part {
+  int64_t column, columns;
+  int vectors;
+};
+
+std::vector<Part> split_batch(int64_t batch, int most) {
+  const int width = kernels().width;
+  std::vector<Part> parts;
+  for (int64_t column = 0; column < batch;) {
+    const int64_t left = batch - column;
+    int vectors = most;
+    // Shrinks while at least half of the tile would be empty.
+    while (vectors > 1 && vectors / 2 * width >= left) vectors /= 2;
+    // A tile that is nearly half empty is two passes' worth: take the full half first.
+    if (vectors > 1 && left < vectors * width * 3 / 4) vectors /= 2;
+    const int64_t columns = std::min<int64_t>(left, vectors * width);
+    parts.push_back({column, columns, vectors});
+    column += columns;
+  }
+  return parts;
+}
+
+// Copies columns of rows begin to end into rows of `width`, zeros beyond the columns.
+void pack(const float* from, int64_t stride, const Part& part, int64_t width,
+          int64_t begin, int64_t end, float* to) {
+  for (int64_t r = begin; r < end; ++r) {
+    float* row = to + r * width;
+    std::memcpy(row, from + r * stride + part.column, part.columns * sizeof(float));
+    std::memset(row + part.columns, 0, (width - part.columns) * sizeof(float));
+  }
+}
+
+void unpack(const float* from, int64_t width, const Part& part, int64_t begin,
+            int64_t end, float* to, int64_t stride) {
+  for (int64_t r = begin; r < end; ++r) {
+    std::memcpy(to + r * stride + part.column, from + r * width,
+                part.columns * sizeof(float));
+  }
+}
+
+thread_local Scratch x_scratch, y_scratch, dx_scratch;
+
+// Enough chunks for the threads to share when their nonzeros differ.
+int64_t chunks_for(ffi::ThreadPool& pool, int64_t parts, int64_t rows) {
+  const int64_t threads = pool.num_threads();
+  if (threads < 2 || parts >= threads) return 1;
+  return std::max<int64_t>(1, std::min(rows, 4 * threads / parts));
+}
+
+ffi::Error Forward(ffi::ThreadPool pool, Floats values, Ints starts,
+                   ffi::AnyBuffer inputs, Floats x, int64_t input_tiles, int64_t block,
+                   FloatResult y) {
+  const auto x_dims = x.dimensions(), y_dims = y->dimensions();
+  if (x_dims.size() != 2 || y_dims.size() != 2 || x_dims[0] != y_dims[0]) {
+    return refuse("x and y are not matrices of one batch.");
+  }
+  const int64_t batch = x_dims[0], num_inputs = x_dims[1], outputs = y_dims[1];
+  if (ffi::Error e = check_block(block, outputs); e.failure()) return e;
+  const int64_t rows = outputs / block;
+  const int64_t capacity = values.element_count() / block;
+  Pattern p = {};
+  if (ffi::Error e = read_half("forward", starts, inputs, input_tiles * rows,
+                               num_inputs, capacity, p.wide);
+      e.failure()) {
+    return e;
+  }
+  p.starts = starts.typed_data();
+  p.inputs = inputs.untyped_data();
+  p.input_tiles = static_cast<int32_t>(input_tiles);
+  p.num_inputs = static_cast<int32_t>(num_inputs);
+  p.rows = static_cast<int32_t>(rows);
+  p.block = static_cast<int32_t>(block);
+  const float *w = values.typed_data(), *from = x.typed_data();
+  float* to = y->typed_data();
+  const Kernels& k = kernels();
+
+  if (batch == 1) {
+    const int64_t chunks = rows * batch > 256 ? chunks_for(pool, 1, rows) : 1;
+    parallel_for(pool, chunks, [=, &k](int64_t c) {
+      k.forward_vector(p, w, from, to, rows * c / chunks, rows * (c + 1) / chunks);
+    });
+    return ffi::Error::Success();
+  }
+  // With tiles of inputs, a tile of x must fit in the first cache beside the values.
+  int most = block == 1 ? k.forward_vectors : k.block_vectors;
+  if (input_tiles > 1) most = std::min(most, std::max(1, 64 / k.width));
+  const std::vector<Part> parts = split_batch(batch, most);
+  const int64_t chunks = chunks_for(pool, parts.size(), rows);
+  parallel_for(pool, parts.size() * chunks, [=, &k, &parts](int64_t task) {
+    const Part& part = parts[task / chunks];
+    const int64_t c = task % chunks, width = part.vectors * k.width;
+    const int64_t begin = rows * c / chunks, end = rows * (c + 1) / chunks;
+    const bool ragged = part.columns < width;
+    ForwardTile tile = {from + part.column, batch, to + part.column, batch,
+                        part.vectors};
+    // Rows that are far apart by a power of two share a few cache sets: copy them.
+    if (ragged || parts.size() > 1) {
+      float* packed = x_scratch.get<float>(num_inputs * width);
+      pack(from, batch, part, width, 0, num_inputs, packed);
+      tile.x = packed;
+      tile.x_stride = width;
+    }
+    if (ragged) {
+      tile.y = y_scratch.get<float>(outputs * width);
+      tile.y_stride = width;
+    }
+    k.forward(p, w, tile, static_cast<int>(begin), static_cast<int>(end));
+    if (ragged) unpack(tile.y, width, part, begin * block, end * block, to, batch);
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error run_backward(ffi::ThreadPool& pool, const float* w, Ints& starts,
+                        ffi::AnyBuffer& outputs_of, Ints& order, Floats& x, Floats& dy,
+                        int64_t row_tiles, int64_t block, float* dx, float* dvalues,
+                        int64_t capacity) {
+  const auto x_dims = x.dimensions(), dy_dims = dy.dimensions();
+  if (x_dims.size() != 2 || dy_dims.size() != 2 || x_dims[0] != dy_dims[0]) {
+    return refuse("x and dy are not matrices of one batch.");
+  }
+  const int64_t batch = x_dims[0], num_inputs = x_dims[1], outputs = dy_dims[1];
+  if (ffi::Error e = check_block(block, outputs); e.failure()) return e;
+  const int64_t rows = outputs / block;
+  Pattern p = {};
+  if (ffi::Error e = read_half("backward", starts, outputs_of, row_tiles * num_inputs,
+                               rows, capacity, p.wide);
+      e.failure()) {
+    return e;
+  }
+  p.back_starts = starts.typed_data();
+  p.back_rows = outputs_of.untyped_data();
+  p.order = order.typed_data();
+  p.row_tiles = static_cast<int32_t>(row_tiles);
+  p.num_inputs = static_cast<int32_t>(num_inputs);
+  p.rows = static_cast<int32_t>(rows);
+  p.block = static_cast<int32_t>(block);
+  const Kernels& k = kernels();
+  const int64_t count = p.back_starts[row_tiles * num_inputs];
+  if (static_cast<int64_t>(order.element_count()) != capacity ||
+      (count && k.largest_index(p.order, true, count) >= capacity)) {
+    return refuse("the backward order is out of range.");
+  }
+  if (dvalues) {
+    // Padding has gradient zero, and so has everything for an empty batch.
+    const int64_t first = batch ? count * block : 0;
+    std::memset(dvalues + first, 0, (capacity * block - first) * sizeof(float));
+  }
+  const float *x_data = x.typed_data(), *dy_data = dy.typed_data();
+  const std::vector<Part> parts = split_batch(batch, k.backward_vectors);
+  const int64_t chunks = chunks_for(pool, 1, num_inputs);
+  float* shared = nullptr;
+  for (const Part& part : parts) {
+    const int64_t width = part.vectors * k.width;
+    const bool ragged = part.columns < width;
+    BackwardTile tile = {x_data + part.column,
+                         batch,
+                         dy_data + part.column,
+                         batch,
+                         dx ? dx + part.column : nullptr,
+                         batch,
+                         dvalues,
+                         part.column > 0,
+                         part.vectors};
+    if (ragged || parts.size() > 1) {
+      shared = y_scratch.get<float>(outputs * width);
+      parallel_for(pool, chunks, [=](int64_t c) {
+        pack(dy_data, batch, part, width, outputs * c / chunks,
+             outputs * (c + 1) / chunks, shared);
+      });
+      tile.dy = shared;
+      tile.dy_stride = width;
+    }
+    parallel_for(pool, chunks, [=, &k](int64_t c) {
+      const int64_t begin = num_inputs * c / chunks, end = num_inputs * (c + 1) / chunks;
+      BackwardTile mine = tile;
+      if (ragged) {
+        float* packed = x_scratch.get<float>(num_inputs * width);
+        pack(x_data, batch, part, width, begin, end, packed);
+        mine.x = packed;
+        mine.x_stride = width;
+        if (dx) {
+          mine.dx = dx_scratch.get<float>(num_inputs * width);
+          mine.dx_stride = width;
+        }
+      }
+      k.backward(p, w, mine, static_cast<int>(begin), static_cast<int>(end));
+      if (ragged && dx) unpack(mine.dx, width, part, begin, end, dx, batch);
+    });
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error Backward(ffi::ThreadPool pool, Floats values, Ints starts,
+                    ffi::AnyBuffer rows, Ints order, Floats x, Floats dy,
+                    int64_t row_tiles, int64_t block, FloatResult dx,
+                    FloatResult dvalues) {
+  return run_backward(pool, values.typed_data(), starts, rows, order, x, dy, row_tiles,
+                      block, dx->typed_data(), dvalues->typed_data(),
+                      values.element_count() / block);
+}
+
+ffi::Error BackwardX(ffi::ThreadPool pool, Floats values, Ints starts,
+                     ffi::AnyBuffer rows, Ints order, Floats dy, int64_t row_tiles,
+                     int64_t block, FloatResult dx) {
+  // x is not read: dx, of the same shape, stands in for it.
+  return run_backward(pool, values.typed_data(), starts, rows, order, *dx, dy, row_tiles,
+                      block, dx->typed_data(), nullptr, values.element_count() / block);
+}
+
+ffi::Error BackwardValues(ffi::ThreadPool pool, Ints starts, ffi::AnyBuffer rows,
+                          Ints order, Floats x, Floats dy, int64_t row_tiles,
+                          int64_t block, FloatResult dvalues) {
+  return run_backward(pool, nullptr, starts, rows, order, x, dy, row_tiles, block,
+                      nullptr, dvalues->typed_data(), dvalues->element_count() / block);
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsparseForward, Forward,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Floats>()
+                                  .Arg<Ints>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<Floats>()
+                                  .Attr<int64_t>("input_tiles")
+                                  .Attr<int64_t>("block")
+                                  .Ret<Floats>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsparseBackward, Backward,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Floats>()
+                                  .Arg<Ints>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<Ints>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Attr<int64_t>("row_tiles")
+                                  .Attr<int64_t>("block")
+                                  .Ret<Floats>()
+                                  .Ret<Floats>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsparseBackwardX, BackwardX,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Floats>()
+                                  .Arg<Ints>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<Ints>()
+                                  .Arg<Floats>()
+                                  .Attr<int64_t>("row_tiles")
+                                  .Attr<int64_t>("block")
+                                  .Ret<Floats>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsparseBackwardValues, BackwardValues,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Ints>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<Ints>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Attr<int64_t>("row_tiles")
+                                  .Attr<int64_t>("block")
+                                  .Ret<Floats>());
+
+}  // namespace jaxsparse
