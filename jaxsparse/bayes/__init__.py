@@ -34,6 +34,7 @@ from jaxsparse.bayes._optimizer import optimizer, when_due
 from jaxsparse.bayes._posterior import Gaussian, Posterior
 from jaxsparse.bayes._predictive import (
   Prediction,
+  mix,
   predict,
   predict_draws,
   predict_ensemble,
@@ -70,6 +71,7 @@ __all__ = (
   'magnitude',
   'mean_field',
   'mean_weights',
+  'mix',
   'negative_elbo',
   'negative_log_likelihood',
   'negative_log_likelihood_of_logits',

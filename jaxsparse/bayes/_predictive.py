@@ -1,6 +1,6 @@
 """Predictions averaged over weights, at the memory of one draw."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import math
 from typing import Any, NamedTuple
 
@@ -20,6 +20,9 @@ class Prediction(NamedTuple):
     predictive_entropy: (B,) entropy of `probs`: all of the uncertainty.
     expected_entropy: (B,) mean entropy of the single predictions: of the data.
     mutual_information: (B,) the difference, at least 0: of the weights.
+    energy: (B,) mean over the draws of `-logsumexp(logits)`, which says how unlike the
+      training data an input is, also where the probabilities are certain (Liu et al.,
+      Energy-based Out-of-distribution Detection, NeurIPS 2020, section 3).
   """
 
   probs: jax.Array
@@ -27,6 +30,7 @@ class Prediction(NamedTuple):
   predictive_entropy: jax.Array
   expected_entropy: jax.Array
   mutual_information: jax.Array
+  energy: jax.Array
 
 
 def predict(
@@ -129,17 +133,14 @@ def predict_draws(
   """
 
   def add(sums, logits):
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    log_sum, entropy = sums
-    log_sum = jnp.logaddexp(log_sum, jax.nn.logsumexp(log_probs, axis=0))
-    return log_sum, entropy + jnp.sum(_entropy(log_probs), axis=0)
+    return jax.tree.map(lambda a, b, f: f(a, b), sums, _sums(logits), _ADD)
 
   def start(logits):
-    return jnp.full(logits.shape, -jnp.inf), jnp.zeros(logits.shape[:-1])
+    zeros = jnp.zeros(logits.shape[:-1])
+    return _Sums(jnp.full(logits.shape, -jnp.inf), zeros, zeros)
 
   sums = _draws.over_draws(draw, apply_fn, x, key, samples, chunk, start, add)
-  log_sum, entropy = sums
-  return _prediction(log_sum, entropy, samples)
+  return _prediction(sums, samples)
 
 
 def predict_ensemble(
@@ -185,9 +186,64 @@ def predict_ensemble(
         ' axis of every array.'
       )
     logits = jax.vmap(apply_fn, in_axes=(0, None))(members, x)
-  log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-  entropy = jnp.sum(_entropy(log_probs), axis=0)
-  return _prediction(jax.nn.logsumexp(log_probs, axis=0), entropy, len(logits))
+  return _prediction(_sums(logits), len(logits))
+
+
+def mix(predictions: Sequence[Prediction]) -> Prediction:
+  """The prediction of an ensemble whose members have been drawn from by themselves.
+
+  Each counts the same, however many draws it stands for: the masks that one cyclic
+  run leaves, or several posteriors.
+
+  Args:
+    predictions: of the same batch.
+
+  Returns:
+    `Prediction`: `mix([predict(a, ...), predict(b, ...)])` is what drawing as often from
+    both gives.
+
+  Raises:
+    ValueError: no prediction.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js
+    >>> one, two = (js.bayes.predict_ensemble([a], lambda a, x: a * x, jnp.eye(2))
+    ...             for a in (3.0, -3.0))
+    >>> print(js.bayes.mix([one, two]).probs[0].round(2))
+    [0.5 0.5]
+  """
+  if not predictions:
+    raise ValueError('predictions: got none.')
+  stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *predictions)
+  sums = _Sums(
+    jax.nn.logsumexp(stacked.logits, axis=0),
+    jnp.sum(stacked.expected_entropy, axis=0),
+    jnp.sum(stacked.energy, axis=0),
+  )
+  return _prediction(sums, len(predictions))
+
+
+class _Sums(NamedTuple):
+  """Over draws: logsumexp of log probabilities; sums of entropies and energies."""
+
+  log_probs: Any
+  entropy: Any
+  energy: Any
+
+
+_ADD = _Sums(jnp.logaddexp, jnp.add, jnp.add)
+
+
+def _sums(logits) -> _Sums:
+  """Of logits (draws, B, C)."""
+  logits = logits.astype(jnp.float32)
+  log_norm = jax.nn.logsumexp(logits, axis=-1)
+  log_probs = jax.nn.log_softmax(logits)
+  return _Sums(
+    jax.nn.logsumexp(log_probs, axis=0),
+    jnp.sum(_entropy(log_probs), axis=0),
+    -jnp.sum(log_norm, axis=0),
+  )
 
 
 def _entropy(log_probs):
@@ -196,9 +252,11 @@ def _entropy(log_probs):
   return -jnp.sum(jnp.where(log_probs == -jnp.inf, 0, terms), axis=-1)
 
 
-def _prediction(log_sum, entropy_sum, samples: int) -> Prediction:
-  logits, expected = log_sum - math.log(samples), entropy_sum / samples
+def _prediction(sums: _Sums, samples: int) -> Prediction:
+  logits, expected = sums.log_probs - math.log(samples), sums.entropy / samples
   predictive = _entropy(logits)
   # Of nearly equal predictions the difference is rounding, of either sign.
   information = jnp.maximum(predictive - expected, 0)
-  return Prediction(jnp.exp(logits), logits, predictive, expected, information)
+  return Prediction(
+    jnp.exp(logits), logits, predictive, expected, information, sums.energy / samples
+  )

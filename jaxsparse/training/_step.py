@@ -1,6 +1,7 @@
 """One training step: a pure function with an optional device axis."""
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -59,7 +60,9 @@ def init_state(tx, params, model_state=(), *, seed) -> TrainState:
   return TrainState(jnp.zeros((), jnp.int32), params, opt_state, model_state, key)
 
 
-def make_step(loss_fn: LossFn, tx, *, prepare=None, accumulate: int = 1):
+def make_step(
+  loss_fn: LossFn, tx, *, prepare=None, accumulate: int = 1, sees_state: bool = False
+):
   """Builds the pure step of data-parallel training.
 
   On every device, with the local batch B_d of D devices:
@@ -79,6 +82,8 @@ def make_step(loss_fn: LossFn, tx, *, prepare=None, accumulate: int = 1):
       is used as it comes.
     accumulate: the local batch is cut into this many micro-batches, whose gradients
       are averaged before the one update.
+    sees_state: whether `loss_fn` also takes `state=`, the `TrainState` before the step:
+      a posterior's loss needs its masks and the step.
 
   Returns:
     `step(state, batch, data=None, *, axis=None) -> (state, metrics)`. `batch` is the
@@ -102,7 +107,8 @@ def make_step(loss_fn: LossFn, tx, *, prepare=None, accumulate: int = 1):
       batch = prepare(batch, data, data_key)
 
     viewed = rules.view(state.params, state.opt_state)
-    grad_fn = _averaged_grad(loss_fn, accumulate)
+    loss = functools.partial(loss_fn, state=state) if sees_state else loss_fn
+    grad_fn = _averaged_grad(loss, accumulate)
     grads, loss, model_state, metrics = grad_fn(
       viewed, state.model_state, batch, loss_key
     )

@@ -11,8 +11,8 @@ import pytest
 
 import jaxsparse as js
 
-_KEY = jax.random.key(3)
-_X = jax.random.normal(jax.random.key(0), (5, 4))
+_KEY, _X_KEY = jax.random.key(3), jax.random.key(0)
+_X = jax.random.normal(_X_KEY, (5, 4))
 _PARAMS = {'kernel': jnp.ones((4, 3)) / 3}
 
 
@@ -63,6 +63,8 @@ def _check(prediction, logits):
   close(prediction.predictive_entropy, _entropy(probs))
   close(prediction.expected_entropy, _entropy(each).mean(0))
   close(prediction.mutual_information, _entropy(probs) - _entropy(each).mean(0))
+  norms = np.log(np.exp(np.asarray(logits, np.float64)).sum(-1))
+  close(prediction.energy, -norms.mean(0))
 
 
 def test_samples_are_averaged_whatever_the_chunk():
@@ -70,6 +72,14 @@ def test_samples_are_averaged_whatever_the_chunk():
   logits = [_apply(_sample(_PARAMS, _MASKS, key), _X) for key in keys]
   for chunk in (1, 3, 6):
     _check(_predict(_KEY, samples=6, chunk=chunk), logits)
+
+
+def test_mixed_predictions_are_those_of_all_draws():
+  keys = [jax.random.fold_in(key, i) for key in (_KEY, _X_KEY) for i in range(6)]
+  logits = [_apply(_sample(_PARAMS, _MASKS, key), _X) for key in keys]
+  _check(js.bayes.mix([_predict(key, samples=6) for key in (_KEY, _X_KEY)]), logits)
+  with pytest.raises(ValueError, match='predictions: got none'):
+    js.bayes.mix([])
 
 
 def test_the_mean_mode_is_one_network():
@@ -105,7 +115,7 @@ def test_memory_does_not_grow_with_samples():
 def test_sure_and_broken_logits():
   members = {'kernel': 1e4 * jnp.stack([jnp.eye(4, 3), jnp.eye(4, 3)])}
   prediction = js.bayes.predict_ensemble(members, _apply, jnp.eye(4))
-  for entropy in prediction[2:]:
+  for entropy in prediction[2:5]:
     np.testing.assert_allclose(entropy[:3], 0, atol=1e-6)
   np.testing.assert_allclose(prediction.predictive_entropy[3], np.log(3), rtol=1e-6)
   # What one probability cannot say, its logarithm does.

@@ -323,3 +323,19 @@ def test_bad_arguments_are_named():
     _train(optax.sgd(0.1), 1, devices=1, accumulate=3)
   with pytest.raises(ValueError, match='save_every'):
     js.training.run(step_fn, state, _batches, 4, steps_per_call=2, save_every=3)
+
+
+def test_a_loss_may_see_the_state_before_the_step():
+  def loss_fn(params, model_state, batch, key, state):
+    masks = js.get_masks(state.opt_state)
+    kept = sum(m.sum() for m in jax.tree.leaves(masks)).astype(jnp.float32)
+    loss, (model_state, _) = _loss(params, model_state, batch, key)
+    return loss, (model_state, {'kept': kept, 'step': state.step.astype(jnp.float32)})
+
+  tx = _rigl(optax.sgd(_LEARNING_RATE))
+  step = jax.jit(js.training.make_step(loss_fn, tx, accumulate=2, sees_state=True))
+  state = js.training.init_state(tx, _params(), _model_state(), seed=0)
+  kept = sum(int(m.sum()) for m in jax.tree.leaves(js.get_masks(state.opt_state)))
+  for number in range(2):
+    state, metrics = step(state, _batches(number))
+    assert (metrics['kept'], metrics['step']) == (kept, number)
