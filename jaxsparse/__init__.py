@@ -21,6 +21,7 @@ _ROOMS = (
   'plots',
   'rules',
   'schedules',
+  'sparse',
   'summary',
   'testing',
   'training',

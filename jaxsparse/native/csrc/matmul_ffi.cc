@@ -1,7 +1,6 @@
 // The products as XLA calls: checks, tiles of the batch, threads.
 //
-// Arrays (batch, features) come in column-major layout, which is the feature-major
-// (features, batch) in memory.
+// Activations are (features, batch).
 #include <cstring>
 #include <vector>
 
@@ -28,10 +27,6 @@ bool rises(const int32_t* starts, int64_t n, int64_t capacity) {
   for (int64_t i = 0; i < n; ++i) ok &= starts[i] <= starts[i + 1];
   return ok;
 }
-
-struct Shapes {
-  int64_t num_inputs, outputs, block, tiles;
-};
 
 // Fills one half of a pattern. Every index is looked at, which costs about a hundredth
 // of the product: a corrupted pattern is an error, never a wild read.
@@ -119,10 +114,10 @@ ffi::Error Forward(ffi::ThreadPool pool, Floats values, Ints starts,
                    ffi::AnyBuffer inputs, Floats x, int64_t input_tiles, int64_t block,
                    FloatResult y) {
   const auto x_dims = x.dimensions(), y_dims = y->dimensions();
-  if (x_dims.size() != 2 || y_dims.size() != 2 || x_dims[0] != y_dims[0]) {
+  if (x_dims.size() != 2 || y_dims.size() != 2 || x_dims[1] != y_dims[1]) {
     return refuse("x and y are not matrices of one batch.");
   }
-  const int64_t batch = x_dims[0], num_inputs = x_dims[1], outputs = y_dims[1];
+  const int64_t num_inputs = x_dims[0], outputs = y_dims[0], batch = x_dims[1];
   if (ffi::Error e = check_block(block, outputs); e.failure()) return e;
   const int64_t rows = outputs / block;
   const int64_t capacity = values.element_count() / block;
@@ -183,10 +178,10 @@ ffi::Error run_backward(ffi::ThreadPool& pool, const float* w, Ints& starts,
                         int64_t row_tiles, int64_t block, float* dx, float* dvalues,
                         int64_t capacity) {
   const auto x_dims = x.dimensions(), dy_dims = dy.dimensions();
-  if (x_dims.size() != 2 || dy_dims.size() != 2 || x_dims[0] != dy_dims[0]) {
+  if (x_dims.size() != 2 || dy_dims.size() != 2 || x_dims[1] != dy_dims[1]) {
     return refuse("x and dy are not matrices of one batch.");
   }
-  const int64_t batch = x_dims[0], num_inputs = x_dims[1], outputs = dy_dims[1];
+  const int64_t num_inputs = x_dims[0], outputs = dy_dims[0], batch = x_dims[1];
   if (ffi::Error e = check_block(block, outputs); e.failure()) return e;
   const int64_t rows = outputs / block;
   Pattern p = {};

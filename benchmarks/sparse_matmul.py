@@ -1,0 +1,156 @@
+"""Products with a sparse weight, against dense XLA and jax's own sparse format.
+
+  python benchmarks/sparse_matmul.py [--sparsities=80,90,95,99] [--batch=128] [--check]
+
+A square float32 layer; the forward product, and with it both gradients. Figures are
+ratios to the dense product of the same run: how many times faster, first by the 10th
+percentile of the times, then by the median. All variants are interleaved in one process,
+a few calls each, on one thread unless `--threads` says more. Activations are
+feature-major for the kernels, as between the layers of a sparse network. `--check` exits
+with 1 where a ratio is below half of what it should be on a quiet machine (batch 128,
+width 1024); `--clock=cpu` leaves out the time that other jobs take.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+
+import jax
+from jax.experimental import sparse as jax_sparse
+import jax.numpy as jnp
+import numpy as np
+
+import jaxsparse as js
+
+CALLS = 4
+# What should be reached, by percent of sparsity.
+AIMS = {
+  'forward': {80: 3.5, 90: 6, 95: 11, 99: 35},
+  'forward, 4x1': {80: 5, 90: 11, 95: 20, 99: 70},
+  'forward, 16x1': {80: 5, 90: 11, 95: 20, 99: 70},
+  'with gradients': {80: 3.5, 90: 6.5, 95: 12, 99: 40},
+}
+
+
+def make_mask(width, sparsity, block):
+  rng = np.random.default_rng(0)
+  scores = rng.random((width, width // block))
+  kept = scores >= np.quantile(scores, sparsity)
+  return np.repeat(kept, block, axis=1)
+
+
+def sparse_product(width, sparsity, block, backend):
+  """`(forward, with_gradients)`; for the kernels of feature-major x and dy."""
+  weight = js.sparse.from_mask(
+    np.random.default_rng(1).normal(size=(width, width)).astype(np.float32),
+    make_mask(width, sparsity, block),
+    block=block,
+  )
+  turn = jnp.transpose if backend == 'cpu' else lambda a: a
+
+  def product(values, pattern, x):
+    given = js.sparse.SparseArray(values, pattern)
+    return turn(js.sparse.matmul(turn(x), given, backend=backend))
+
+  # The pattern is an argument: XLA would fold a constant for seconds.
+  forward = jax.jit(lambda w, x: product(w.values, w.pattern, x))
+
+  @jax.jit
+  def both(w, x, dy):
+    y, pull = jax.vjp(lambda values, x: product(values, w.pattern, x), w.values, x)
+    return y, pull(dy)
+
+  return lambda x, dy: forward(weight, x), lambda x, dy: both(weight, x, dy)
+
+
+def dense_product(width):
+  weight = jax.random.normal(jax.random.key(2), (width, width))
+  forward = jax.jit(lambda w, x: x @ w)
+  both = jax.jit(lambda w, x, dy: (x @ w, dy @ w.T, x.T @ dy))
+  return lambda x, dy: forward(weight, x), lambda x, dy: both(weight, x, dy)
+
+
+def bcsr_product(width, sparsity):
+  mask = make_mask(width, sparsity, 1)
+  weight = jax_sparse.BCSR.fromdense(jnp.asarray(mask.T.astype(np.float32)))
+  forward = jax.jit(lambda w, x: w @ x)
+  return lambda x, dy: forward(weight, x)
+
+
+def variants(width, percent):
+  """`{name: (function, whether it takes feature-major arrays)}`."""
+  sparsity = percent / 100
+  dense, dense_both = dense_product(width)
+  rows = {'dense forward': (dense, False), 'dense with gradients': (dense_both, False)}
+  rows['BCSR forward'] = bcsr_product(width, sparsity), True
+  for backend in ('cpu', 'reference'):
+    if backend == 'cpu' and not js.native.available():
+      continue
+    mark = '' if backend == 'cpu' else 'jnp '
+    one, both = sparse_product(width, sparsity, 1, backend)
+    rows[f'{mark}forward'] = one, backend == 'cpu'
+    rows[f'{mark}with gradients'] = both, backend == 'cpu'
+  if js.native.available():
+    for block in (4, 16):
+      one, both = sparse_product(width, sparsity, block, 'cpu')
+      rows[f'forward, {block}x1'] = one, True
+      rows[f'with gradients, {block}x1'] = both, True
+  return rows
+
+
+def measure(rows, width, batch, seconds, clock):
+  """`{name: sorted seconds per call}`."""
+  x = jax.random.normal(jax.random.key(3), (batch, width))
+  dy = jax.random.normal(jax.random.key(4), (batch, width))
+  given = {False: (x, dy), True: (jnp.array(x.T), jnp.array(dy.T))}
+  for function, major in rows.values():
+    jax.block_until_ready(function(*given[major]))
+  times, end = {name: [] for name in rows}, time.monotonic() + seconds
+  while time.monotonic() < end or len(times['dense forward']) < 5:
+    for name, (function, major) in rows.items():
+      # The first call finds the caches as another variant left them.
+      jax.block_until_ready(function(*given[major]))
+      start = clock()
+      for _ in range(CALLS):
+        jax.block_until_ready(function(*given[major]))
+      times[name].append((clock() - start) / CALLS)
+  return {name: sorted(values) for name, values in times.items()}
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--sparsities', default='80,90,95,99', help='percent')
+  parser.add_argument('--width', type=int, default=1024)
+  parser.add_argument('--batch', type=int, default=128)
+  parser.add_argument('--seconds', type=float, default=5, help='per sparsity')
+  parser.add_argument('--threads', type=int, default=1)
+  parser.add_argument('--clock', choices=('wall', 'cpu'), default='wall')
+  parser.add_argument('--check', action='store_true')
+  args = parser.parse_args()
+  if hasattr(os, 'sched_setaffinity'):
+    # Jax starts its threads at the first computation, one per core that it sees.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+  clock = time.perf_counter if args.clock == 'wall' else time.process_time
+  missed = []
+  print(f'kernels: {js.native.instruction_set() or js.native.why_not()}')
+  for percent in map(int, args.sparsities.split(',')):
+    rows = variants(args.width, percent)
+    times = measure(rows, args.width, args.batch, args.seconds, clock)
+    low = {name: values[len(values) // 10] for name, values in times.items()}
+    print(f'{percent} %, {args.width} wide, batch {args.batch}:')
+    for name in rows:
+      peer = 'dense with gradients' if 'gradients' in name else 'dense forward'
+      ratio = low[peer] / low[name]
+      median = statistics.median(times[peer]) / statistics.median(times[name])
+      print(f'  {name:22s} {1e6 * low[name]:8.0f} us  {ratio:6.2f}  ({median:.2f})')
+      if ratio < AIMS.get(name, {}).get(percent, 0) / 2:
+        missed.append(f'{name} at {percent} %: {ratio:.2f}')
+  if args.check and missed:
+    print('below half of the aim:', *missed, sep='\n  ')
+  return int(args.check and bool(missed))
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,31 @@
+"""Arrays that hold their nonzeros only, and products with them."""
+
+from jaxsparse.sparse._arrays import SparseArray, from_mask, to_dense
+from jaxsparse.sparse._check import check
+from jaxsparse.sparse._formats import Format, choose_format
+from jaxsparse.sparse._matmul import choose_backend, matmul
+from jaxsparse.sparse._patterns import (
+  Pattern,
+  coordinates,
+  from_coordinates,
+  gather,
+  pattern_of,
+  to_mask,
+)
+
+__all__ = (
+  'Format',
+  'Pattern',
+  'SparseArray',
+  'check',
+  'choose_backend',
+  'choose_format',
+  'coordinates',
+  'from_coordinates',
+  'from_mask',
+  'gather',
+  'matmul',
+  'pattern_of',
+  'to_dense',
+  'to_mask',
+)

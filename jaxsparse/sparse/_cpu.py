@@ -1,0 +1,49 @@
+"""The products as calls of the C++ kernels.
+
+The kernels take activations feature-major, (features, batch). The transpositions around
+a call cost nothing between two of them: XLA gives what lies between, biases and
+nonlinearities, the layout that makes a transposition another view.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def forward(values, pattern, x):
+  """x W: float32 (batch, outputs)."""
+  fmt = pattern.format
+  call = jax.ffi.ffi_call(
+    'jaxsparse_forward',
+    jax.ShapeDtypeStruct((fmt.outputs, x.shape[0]), jnp.float32),
+    vmap_method='sequential',
+  )
+  y = call(
+    values,
+    pattern.starts,
+    pattern.inputs,
+    x.T,
+    input_tiles=np.int64(fmt.input_tiles),
+    block=np.int64(fmt.block),
+  )
+  return y.T
+
+
+def backward(values, pattern, x, dy):
+  """`(dy W', x' dy on the pattern)`; without x or without values that half is None."""
+  fmt = pattern.format
+  dx = jax.ShapeDtypeStruct((fmt.inputs, dy.shape[0]), jnp.float32)
+  dvalues = jax.ShapeDtypeStruct((pattern.capacity * fmt.block,), jnp.float32)
+  places = (pattern.back_starts, pattern.back_rows, pattern.order)
+  if values is None:
+    return None, _call(fmt, 'jaxsparse_backward_values', dvalues, *places, x.T, dy.T)
+  if x is None:
+    return _call(fmt, 'jaxsparse_backward_x', dx, values, *places, dy.T).T, None
+  results = (dx, dvalues)
+  dx, dvalues = _call(fmt, 'jaxsparse_backward', results, values, *places, x.T, dy.T)
+  return dx.T, dvalues
+
+
+def _call(fmt, name, results, *args):
+  call = jax.ffi.ffi_call(name, results, vmap_method='sequential')
+  return call(*args, row_tiles=np.int64(fmt.row_tiles), block=np.int64(fmt.block))

@@ -1,0 +1,148 @@
+"""What is static about a sparse array: its shape, its blocks, its tiles."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+  """How a weight is seen as a matrix (inputs, outputs), and in what order it is held.
+
+  The first `in_axes` axes of the weight are its inputs, the others its outputs. What is
+  held are blocks of `block` consecutive outputs of one input: single weights for 1.
+  They stand by tiles of inputs, in a tile by output, for the forward product; a second
+  order, by tiles of outputs and in a tile by input, serves the backward product. Tiles
+  keep what is read again in the first cache; `choose_format` knows good ones.
+
+  Args:
+    shape: the shape of the dense weight, such as (inputs, outputs) of a Dense kernel.
+    in_axes: how many leading axes are inputs; None for all but the last.
+    block: how many consecutive outputs are kept or pruned together.
+    input_tile: inputs per tile; None for all.
+    output_tile: outputs per tile, a multiple of `block`; None for all.
+
+  Raises:
+    ValueError: axes, a block or tiles that the shape does not have.
+
+  Example:
+    >>> import jaxsparse as js
+    >>> fmt = js.sparse.Format((8, 3, 4), in_axes=1, block=4)
+    >>> fmt.inputs, fmt.outputs, fmt.rows
+    (8, 12, 3)
+  """
+
+  shape: tuple[int, ...]
+  in_axes: int | None = None
+  block: int = 1
+  input_tile: int | None = None
+  output_tile: int | None = None
+
+  def __post_init__(self):
+    ndim = len(self.shape)
+    if self.in_axes is None:
+      object.__setattr__(self, 'in_axes', ndim - 1)
+    if not 0 < self.in_axes < ndim:
+      raise ValueError(
+        f'Format: in_axes={self.in_axes} of shape {self.shape}; wanted at least one'
+        ' axis of inputs and one of outputs.'
+      )
+    if max(self.inputs, self.outputs) >= 2**31:
+      raise ValueError(f'Format: shape={self.shape} is more than int32 can index.')
+    if self.block < 1 or self.outputs % self.block:
+      raise ValueError(
+        f'Format: block={self.block} does not divide the {self.outputs} outputs of'
+        f' shape {self.shape}.'
+      )
+    for name, tile in (
+      ('input_tile', self.input_tile),
+      ('output_tile', self.output_tile),
+    ):
+      unit = self.block if name == 'output_tile' else 1
+      if tile is not None and (tile < 1 or tile % unit):
+        raise ValueError(f'Format: {name}={tile}; wanted a multiple of {unit}.')
+
+  @property
+  def in_shape(self) -> tuple[int, ...]:
+    """The input axes of the weight."""
+    return self.shape[: self.in_axes]
+
+  @property
+  def out_shape(self) -> tuple[int, ...]:
+    """The output axes of the weight."""
+    return self.shape[self.in_axes :]
+
+  @property
+  def inputs(self) -> int:
+    """The rows of the dense matrix."""
+    return math.prod(self.in_shape)
+
+  @property
+  def outputs(self) -> int:
+    """The columns of the dense matrix."""
+    return math.prod(self.out_shape)
+
+  @property
+  def rows(self) -> int:
+    """Outputs, counted in blocks."""
+    return self.outputs // self.block
+
+  @property
+  def input_tiles(self) -> int:
+    """How many tiles of inputs there are."""
+    return -(-self.inputs // (self.input_tile or max(self.inputs, 1)))
+
+  @property
+  def row_tiles(self) -> int:
+    """How many tiles of outputs there are."""
+    return -(-self.outputs // (self.output_tile or max(self.outputs, 1)))
+
+  @property
+  def num_blocks(self) -> int:
+    """How many blocks the dense weight has."""
+    return self.inputs * self.rows
+
+  @property
+  def input_dtype(self) -> np.dtype:
+    """The narrowest dtype of the kernels that holds an input."""
+    return _index_dtype(self.inputs)
+
+  @property
+  def row_dtype(self) -> np.dtype:
+    """The narrowest dtype of the kernels that holds a row."""
+    return _index_dtype(self.rows)
+
+
+def _index_dtype(size):
+  return np.dtype(np.uint16 if size <= 2**16 else np.int32)
+
+
+def choose_format(
+  shape: tuple[int, ...], density: float, in_axes: int | None = None, block: int = 1
+) -> Format:
+  """The format whose tiles suit a density.
+
+  Args:
+    shape: the shape of the dense weight.
+    density: the fraction of weights that are kept.
+    in_axes: how many leading axes are inputs; None for all but the last.
+    block: how many consecutive outputs are kept or pruned together.
+
+  Returns:
+    A `Format`.
+
+  Raises:
+    ValueError: as `Format` does.
+
+  Example:
+    >>> import jaxsparse as js
+    >>> js.sparse.choose_format((512, 512), 0.1).input_tiles
+    4
+    >>> js.sparse.choose_format((512, 512), 0.01).input_tiles
+    1
+  """
+  # Measured: a tile pays while a row has about six weights in it.
+  if block > 1 or density < 0.035:
+    return Format(shape, in_axes, block)
+  return Format(shape, in_axes, block, 128, 128 if density > 0.065 else 256)

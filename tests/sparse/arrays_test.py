@@ -1,0 +1,223 @@
+"""Patterns and sparse arrays: exact to and from masks, checked, friendly to trees."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsparse as js
+
+
+def make(shape, density, block=1, seed=0, dtype=np.float32):
+  """`(param, mask)` in NumPy; the mask is made of blocks of outputs."""
+  rng = np.random.default_rng(seed)
+  param = rng.normal(size=shape).astype(dtype)
+  kept = rng.random((*shape[:-1], shape[-1] // block)) < density
+  return param, np.repeat(kept, block, axis=-1)
+
+
+TILED = dict(input_tile=5, output_tile=8)
+CASES = [
+  # shape, in_axes, block, density, tiles, room to spare
+  ((9, 16), 1, 1, 0.3, TILED, 3),
+  ((9, 16), 1, 4, 0.4, TILED, 0),
+  ((9, 16), 1, 1, 0.0, TILED, 0),
+  ((9, 16), 1, 1, 1.0, {}, 2),
+  ((1, 1), 1, 1, 1.0, {}, 0),
+  ((3, 2, 8), 2, 8, 0.5, {}, 3),
+  ((3, 3, 4, 8), 3, 1, 0.2, TILED, 0),
+]
+
+
+@pytest.mark.parametrize('shape, in_axes, block, density, tiles, spare', CASES)
+def test_round_trip_and_order(shape, in_axes, block, density, tiles, spare):
+  param, mask = make(shape, density, block)
+  fmt = js.sparse.Format(shape, in_axes, block, **tiles)
+  count = np.count_nonzero(mask) // block
+  array = js.sparse.from_mask(param, mask, format=fmt, capacity=count + spare)
+  js.sparse.check(array, 'leaf')
+  assert array.pattern.capacity == count + spare and array.pattern.count == count
+  assert array.shape == shape and array.dtype == np.float32
+  dense, kept, again, places = look(array, param)
+  np.testing.assert_array_equal(dense, np.where(mask, param, 0))
+  np.testing.assert_array_equal(kept, mask)
+  np.testing.assert_array_equal(again, array.values)
+  # The order of the values: by tile of inputs, output, input.
+  inputs, rows, valid = map(np.asarray, places)
+  assert valid.tolist() == [True] * count + [False] * spare
+  keys = np.lexsort((inputs, rows, inputs // (fmt.input_tile or fmt.inputs)))
+  np.testing.assert_array_equal(keys[keys < count], np.arange(count))
+
+
+@jax.jit
+def look(array, param):
+  """All that can be read from an array, compiled together."""
+  pattern = array.pattern
+  return (
+    js.sparse.to_dense(array),
+    js.sparse.to_mask(pattern),
+    js.sparse.gather(param, pattern),
+    js.sparse.coordinates(pattern),
+  )
+
+
+def test_values_hold_what_no_product_could():
+  # NaN under the mask does not leak; NaN and -0.0 that are kept stay.
+  param = np.array([[np.nan, np.nan], [-0.0, 3]], np.float32)
+  mask = np.array([[False, True], [True, True]])
+  dense = np.asarray(js.sparse.to_dense(js.sparse.from_mask(param, mask)))
+  wanted = np.where(mask, param, 0)
+  np.testing.assert_array_equal(dense.view(np.uint32), wanted.view(np.uint32))
+
+
+def test_a_mask_may_broadcast():
+  array = js.sparse.from_mask(jnp.ones((3, 4)), jnp.array([[True, False, True, False]]))
+  assert array.pattern.count == 6
+  assert js.sparse.to_dense(array).sum(0).tolist() == [3, 0, 3, 0]
+
+
+def test_indices_are_as_narrow_as_they_can_be():
+  narrow = js.sparse.Format((2**16, 2**16))
+  assert narrow.input_dtype == narrow.row_dtype == np.uint16
+  wide = js.sparse.Format((2**16 + 1, 2**19), block=4)
+  assert wide.input_dtype == wide.row_dtype == np.int32
+  assert js.sparse.Format((2, 2**18), block=4).row_dtype == np.uint16
+
+
+def test_tiles_follow_the_density():
+  tiles = [
+    js.sparse.choose_format((512, 512), d).input_tiles for d in (0.2, 0.05, 0.01)
+  ]
+  assert tiles == [4, 4, 1]
+  assert js.sparse.choose_format((512, 512), 0.05).row_tiles == 2
+  assert js.sparse.choose_format((512, 512), 0.2, block=4).input_tiles == 1
+
+
+def test_any_order_of_coordinates():
+  param, mask = make((9, 16), 0.3)
+  fmt = js.sparse.Format((9, 16), **TILED)
+  wanted = js.sparse.pattern_of(jnp.asarray(mask), fmt, 60)
+  places = js.sparse.coordinates(wanted)
+  shuffle = np.random.default_rng(1).permutation(60)
+  given = [np.asarray(x)[shuffle] for x in places]
+  pattern, order = js.sparse.from_coordinates(*given, format=fmt)
+  js.sparse.check(pattern)
+  count = int(wanted.count)
+  same = jax.tree.map(np.array_equal, pattern.starts, wanted.starts)
+  assert same and np.array_equal(pattern.inputs[:count], wanted.inputs[:count])
+  inputs, rows, _ = map(np.asarray, places)
+  np.testing.assert_array_equal(given[0][np.asarray(order)][:count], inputs[:count])
+  np.testing.assert_array_equal(given[1][np.asarray(order)][:count], rows[:count])
+
+
+def test_a_new_pattern_does_not_compile_anew():
+  fmt = js.sparse.Format((9, 16))
+  traces = []
+
+  @jax.jit
+  def densify(array):
+    traces.append(1)
+    return js.sparse.to_dense(array)
+
+  for seed in range(2):
+    param, mask = make((9, 16), 0.3, seed=seed)
+    array = js.sparse.from_mask(param, mask, format=fmt, capacity=60)
+    np.testing.assert_array_equal(densify(array), np.where(mask, param, 0))
+  assert len(traces) == 1
+
+
+def test_stacked_layers_and_trees():
+  param, mask = make((3, 9, 16), 0.3)
+  fmt = js.sparse.Format((9, 16), **TILED)
+  pack = lambda p, m: js.sparse.from_mask(p, m, format=fmt, capacity=60)
+  stacked = jax.jit(jax.vmap(pack))(param, mask)
+  assert stacked.pattern.starts.shape == (3, fmt.input_tiles * 16 + 1)
+  np.testing.assert_array_equal(
+    jax.vmap(js.sparse.to_dense)(stacked), np.where(mask, param, 0)
+  )
+  one = jax.tree.map(lambda x: x[1], stacked)
+  js.sparse.check(one)
+  doubled = jax.tree.map(lambda x: x + x, one)
+  assert (doubled.values == one.values * 2).all()
+  # Donated buffers are not shared between the arrays.
+  take = jax.jit(
+    lambda a: jax.tree.map(lambda x: x + x.dtype.type(1), a), donate_argnums=0
+  )
+  assert take(one).values.shape == (60,) and one.values.is_deleted()
+
+
+@pytest.mark.parametrize(
+  'make_it, message',
+  [
+    (lambda: js.sparse.Format((4,)), 'in_axes=0 of shape'),
+    (lambda: js.sparse.Format((4, 4), in_axes=2), 'in_axes=2 of shape'),
+    (lambda: js.sparse.Format((4, 6), block=4), 'block=4 does not divide the 6'),
+    (lambda: js.sparse.Format((4, 8), block=4, output_tile=6), 'output_tile=6'),
+    (lambda: js.sparse.Format((2**31, 1)), 'more than int32'),
+    (lambda: js.sparse.from_mask(jnp.ones((2, 2)), True, capacity=3), 'capacity=3'),
+    (
+      lambda: js.sparse.from_mask(jnp.ones((1, 4)), jnp.arange(4) > 2, block=4),
+      r'not made of blocks of 4 outputs.*Block\(\(1, 4\)\)',
+    ),
+    (
+      lambda: js.sparse.from_mask(
+        jnp.ones((2, 2)), True, format=js.sparse.Format((2, 3))
+      ),
+      r'format: shape \(2, 3\)',
+    ),
+    (
+      lambda: jax.jit(js.sparse.from_mask)(jnp.ones((2, 2)), jnp.ones((2, 2), bool)),
+      'capacity: None with a traced mask',
+    ),
+  ],
+)
+def test_mistakes(make_it, message):
+  with pytest.raises(ValueError, match=message):
+    make_it()
+
+
+def corrupted():
+  """`(what is changed, how, message)`; the pattern has 4 x 6 places, 9 blocks."""
+
+  def at(place, value):
+    return lambda x: x.at[place].set(value)
+
+  swap = lambda x: x.at[jnp.array([0, 1])].set(x[jnp.array([1, 0])])
+  return [
+    ('inputs', at(0, 9), 'inputs: 9 is out of range; there are 4'),
+    ('inputs', swap, 'inputs: unsorted'),
+    ('inputs', lambda x: x[:-1], 'back_rows: shape'),
+    ('starts', at(0, 1), 'starts: it does not rise from 0'),
+    ('starts', at(3, 0), 'starts: it does not rise'),
+    ('starts', lambda x: x[:-1], 'starts: int32 of shape'),
+    ('starts', at(-1, 99), 'starts: 99 blocks; the capacity is 10'),
+    ('starts', at(-1, 8), 'back_starts: 9 blocks; starts has 8'),
+    ('back_rows', at(0, 77), 'back_rows: 77 is out of range; there are 6'),
+    ('back_starts', at(1, 0), 'back_rows: |unsorted'),
+    ('order', at(0, 5), 'order: it is no order'),
+    ('order', swap, 'other places than the forward one'),
+    ('order', lambda x: x[:-1], 'order: shape'),
+  ]
+
+
+@pytest.mark.parametrize('field, change, message', corrupted())
+def test_corrupted_patterns_are_refused_by_name(field, change, message):
+  mask = np.zeros((4, 6), bool)
+  mask[[0, 1, 0, 2, 3, 1, 3, 0, 2], [0, 0, 1, 1, 1, 3, 3, 5, 5]] = True
+  fmt = js.sparse.Format((4, 6))
+  pattern = js.sparse.pattern_of(jnp.asarray(mask), fmt, 10)
+  js.sparse.check(pattern, 'dense/kernel')
+  wrong = dataclasses.replace(pattern, **{field: change(getattr(pattern, field))})
+  with pytest.raises(ValueError, match=f'dense/kernel: .*{message}'):
+    js.sparse.check(wrong, 'dense/kernel')
+
+
+def test_values_of_another_length_are_refused():
+  array = js.sparse.from_mask(jnp.ones((2, 2)), jnp.eye(2, dtype=bool))
+  wrong = dataclasses.replace(array, values=jnp.ones(3))
+  with pytest.raises(ValueError, match=r'leaf: values: shape \(3,\); wanted \(2,\)'):
+    js.sparse.check(wrong, 'leaf')
+  assert isinstance(array, js.sparse.SparseArray)
+  assert isinstance(array.pattern, js.sparse.Pattern)
