@@ -16,6 +16,8 @@ _TARGETS = {
   'jaxsparse_backward_x': 'JaxsparseBackwardX',
   'jaxsparse_forward': 'JaxsparseForward',
   'jaxsparse_select': 'JaxsparseSelect',
+  'jaxsparse_take': 'JaxsparseTake',
+  'jaxsparse_take_backward': 'JaxsparseTakeBackward',
 }
 _VARIABLE = 'JAXSPARSE_NATIVE'
 _CHOICES = ('avx512', 'avx2', 'portable')

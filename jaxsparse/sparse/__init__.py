@@ -3,7 +3,7 @@
 from jaxsparse.sparse._arrays import SparseArray, from_mask, to_dense
 from jaxsparse.sparse._check import check
 from jaxsparse.sparse._formats import Format, choose_format
-from jaxsparse.sparse._matmul import choose_backend, matmul
+from jaxsparse.sparse._matmul import choose_backend, matmul, take
 from jaxsparse.sparse._patterns import (
   Pattern,
   coordinates,
@@ -26,6 +26,7 @@ __all__ = (
   'gather',
   'matmul',
   'pattern_of',
+  'take',
   'to_dense',
   'to_mask',
 )

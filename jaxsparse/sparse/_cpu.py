@@ -44,6 +44,22 @@ def backward(values, pattern, x, dy):
   return dx.T, dvalues
 
 
+def take(values, pattern, ids):
+  """Rows of W: float32 (n, outputs)."""
+  fmt = pattern.format
+  places = (pattern.back_starts, pattern.back_rows, pattern.order)
+  result = jax.ShapeDtypeStruct((ids.shape[0], fmt.outputs), jnp.float32)
+  return _call(fmt, 'jaxsparse_take', result, values, *places, ids)
+
+
+def take_backward(pattern, ids, dy):
+  """The gradient of the values of `take`."""
+  fmt = pattern.format
+  places = (pattern.back_starts, pattern.back_rows, pattern.order)
+  result = jax.ShapeDtypeStruct((pattern.capacity * fmt.block,), jnp.float32)
+  return _call(fmt, 'jaxsparse_take_backward', result, *places, ids, dy)
+
+
 def _call(fmt, name, results, *args):
   call = jax.ffi.ffi_call(name, results, vmap_method='sequential')
   return call(*args, row_tiles=np.int64(fmt.row_tiles), block=np.int64(fmt.block))

@@ -47,6 +47,19 @@ def backward(values, pattern, x, dy):
   return dx, dvalues
 
 
+def take(values, pattern, ids):
+  """Rows of W: float32 (n, outputs), NaN where there is no such row."""
+  return _matrix(values, pattern).at[ids].get(mode='fill', wrap_negative_indices=False)
+
+
+def take_backward(pattern, ids, dy):
+  """The gradient of the values of `take`."""
+  fmt = pattern.format
+  dense = jnp.zeros((fmt.inputs, fmt.outputs), dy.dtype)
+  dense = dense.at[ids].add(dy, mode='drop', wrap_negative_indices=False)
+  return _patterns.gather(dense.reshape(fmt.shape), pattern)
+
+
 def _is_dense(pattern):
   return _patterns.density_of(pattern) >= _DENSE_FROM
 

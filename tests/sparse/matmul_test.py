@@ -118,6 +118,78 @@ def test_several_axes(backend):
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('density', [0.05, 0.4])
+def test_transposed(density, backend):
+  array, dense = make((40, 48), density, 4)
+  rng = np.random.default_rng(5)
+  x = jnp.asarray(rng.normal(size=(7, 48)), jnp.float32)
+  dy = jnp.asarray(rng.normal(size=(7, 40)), jnp.float32)
+
+  @jax.jit
+  def both(array, x, dy):
+    def product(values, x):
+      given = dataclasses.replace(array, values=values)
+      return js.sparse.matmul(x, given, transpose=True, backend=backend)
+
+    y, pull = jax.vjp(product, array.values, x)
+    return y, *pull(dy)
+
+  y, dvalues, dx = both(array, x, dy)
+  np.testing.assert_allclose(y, x @ dense.T, atol=2e-5)
+  np.testing.assert_allclose(dx, dy @ dense, atol=2e-5)
+  np.testing.assert_allclose(dvalues, gathered(dy.T @ x, array.pattern), atol=2e-5)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('block', [1, 4])
+def test_take(block, backend):
+  array, dense = make((40, 48), 0.2, block)
+  # A repeated id, one from the end, two that do not exist.
+  ids = jnp.array([[3, 0, 3], [-1, 40, -41]], jnp.int32)
+  dy = jnp.asarray(np.random.default_rng(6).normal(size=(2, 3, 48)), jnp.float32)
+
+  @jax.jit
+  def both(array, dy):
+    def rows(values):
+      given = dataclasses.replace(array, values=values)
+      return js.sparse.take(given, ids, backend=backend)
+
+    y, pull = jax.vjp(rows, array.values)
+    return y, *pull(dy)
+
+  y, dvalues = both(array, dy)
+  wanted = dense[np.array([[3, 0, 3], [-1, 0, 0]])]
+  wanted[1, 1:] = np.nan
+  np.testing.assert_array_equal(y, wanted)
+  dw = np.zeros_like(dense)
+  np.add.at(dw, [3, 0, 3, 39], np.asarray(dy).reshape(6, 48)[:4])
+  np.testing.assert_allclose(dvalues, gathered(dw, array.pattern), atol=1e-6)
+  with pytest.raises(ValueError, match='ids: dtype float32'):
+    js.sparse.take(array, dy)
+  with pytest.raises(ValueError, match='2 input axes'):
+    js.sparse.take(make((2, 3, 4), 1.0)[0], ids)
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason='needs fake devices')
+def test_per_device(monkeypatch):
+  # Under pmap the kernels are chosen although there are several devices.
+  array, dense = make((40, 48), 0.1)
+  x = jnp.asarray(np.random.default_rng(7).normal(size=(2, 7, 40)), jnp.float32)
+
+  def grad(array, x):
+    def loss(values):
+      given = dataclasses.replace(array, values=values)
+      return jnp.sum(jnp.sin(js.sparse.matmul(x, given)))
+
+    return jax.lax.pmean(jax.grad(loss)(array.values), 'd')
+
+  run = jax.pmap(grad, 'd', in_axes=(None, 0), out_axes=None)
+  assert ('jaxsparse_forward' in str(jax.make_jaxpr(run)(array, x))) == NATIVE
+  dw = jnp.mean(jnp.einsum('dbi,dbo->dio', x, jnp.cos(x @ dense)), 0)
+  np.testing.assert_allclose(run(array, x), gathered(dw, array.pattern), atol=2e-5)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
 def test_half_precision(backend):
   array, dense = make((40, 48), 0.2)
   halved = dataclasses.replace(array, values=array.values.astype(jnp.bfloat16))

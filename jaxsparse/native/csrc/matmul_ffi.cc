@@ -6,59 +6,13 @@
 
 #include "kernels.h"
 #include "parallel.h"
+#include "pattern_checks.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
 
 namespace jaxsparse {
 namespace {
-
-using Floats = ffi::Buffer<ffi::F32>;
-using FloatResult = ffi::ResultBuffer<ffi::F32>;
-using Ints = ffi::Buffer<ffi::S32>;
-
-ffi::Error refuse(const std::string& what) {
-  return ffi::Error::InvalidArgument("jaxsparse: " + what);
-}
-
-// Whether `starts` (n + 1 numbers) rise from 0 to at most `capacity`.
-bool rises(const int32_t* starts, int64_t n, int64_t capacity) {
-  bool ok = starts[0] == 0 && starts[n] <= capacity;
-  for (int64_t i = 0; i < n; ++i) ok &= starts[i] <= starts[i + 1];
-  return ok;
-}
-
-// Fills one half of a pattern. Every index is looked at, which costs about a hundredth
-// of the product: a corrupted pattern is an error, never a wild read.
-ffi::Error read_half(const char* what, const Ints& starts, const ffi::AnyBuffer& indices,
-                     int64_t segments, int64_t bound, int64_t capacity, bool& wide) {
-  if (static_cast<int64_t>(starts.element_count()) != segments + 1) {
-    return refuse(std::string(what) + " starts have the wrong length.");
-  }
-  if (static_cast<int64_t>(indices.element_count()) != capacity) {
-    return refuse(std::string(what) + " indices have the wrong length.");
-  }
-  if (indices.element_type() != ffi::U16 && indices.element_type() != ffi::S32) {
-    return refuse(std::string(what) + " indices are neither uint16 nor int32.");
-  }
-  wide = indices.element_type() == ffi::S32;
-  const int32_t* s = starts.typed_data();
-  if (!rises(s, segments, capacity)) {
-    return refuse(std::string(what) + " starts do not rise from 0 to the capacity.");
-  }
-  const int64_t count = s[segments];
-  if (count && kernels().largest_index(indices.untyped_data(), wide, count) >= bound) {
-    return refuse(std::string(what) + " indices are out of range.");
-  }
-  return ffi::Error::Success();
-}
-
-ffi::Error check_block(int64_t block, int64_t outputs) {
-  if (block < 1 || (block > 1 && block % 4) || outputs % block) {
-    return refuse("block must be 1 or a multiple of 4 that divides the outputs.");
-  }
-  return ffi::Error::Success();
-}
 
 // A part of the batch: `vectors` vectors from `column`, of which `columns` are real.
 struct Part {
@@ -185,24 +139,14 @@ ffi::Error run_backward(ffi::ThreadPool& pool, const float* w, Ints& starts,
   if (ffi::Error e = check_block(block, outputs); e.failure()) return e;
   const int64_t rows = outputs / block;
   Pattern p = {};
-  if (ffi::Error e = read_half("backward", starts, outputs_of, row_tiles * num_inputs,
-                               rows, capacity, p.wide);
+  if (ffi::Error e = read_backward(starts, outputs_of, order, row_tiles, num_inputs, rows,
+                                   capacity, p);
       e.failure()) {
     return e;
   }
-  p.back_starts = starts.typed_data();
-  p.back_rows = outputs_of.untyped_data();
-  p.order = order.typed_data();
-  p.row_tiles = static_cast<int32_t>(row_tiles);
-  p.num_inputs = static_cast<int32_t>(num_inputs);
-  p.rows = static_cast<int32_t>(rows);
   p.block = static_cast<int32_t>(block);
   const Kernels& k = kernels();
   const int64_t count = p.back_starts[row_tiles * num_inputs];
-  if (static_cast<int64_t>(order.element_count()) != capacity ||
-      (count && k.largest_index(p.order, true, count) >= capacity)) {
-    return refuse("the backward order is out of range.");
-  }
   if (dvalues) {
     // Padding has gradient zero, and so has everything for an empty batch.
     const int64_t first = batch ? count * block : 0;
