@@ -5,6 +5,10 @@
 
 The data set is a TFDS name by default (`cifar10`), or a folder of images per class.
 This is no attempt at the state of the art: it compares methods at equal, small cost.
+
+Time: 6 minutes a run on one core of an AMD EPYC (Zen 4). Test accuracy over 3 seeds, on a
+JPEG-compressed copy: dense 69.23 ± 0.53 %; at 80 % small dense 60.96 ± 0.45 %, static ERK
+62.82 ± 1.20 %, RigL 63.64 ± 0.41 %. SET, GMP and one-shot were not run.
 """
 
 from experiments.configs import _defaults, _fashion_mnist
