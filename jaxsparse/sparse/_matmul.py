@@ -12,9 +12,11 @@ from jaxsparse import native
 from jaxsparse.sparse import _arrays, _cpu, _patterns, _reference
 
 _BACKENDS = {'cpu': _cpu, 'reference': _reference}
-# The sparsity from which the kernels beat a dense product, by measurement.
-_BREAK_EVEN = 0.25
-_BREAK_EVEN_OF_ONE = 0.8
+# The sparsity from which the kernels beat a dense product, by measurement (1024 wide).
+# A batch of less than one vector costs as much as a whole one.
+_BREAK_EVEN = 0.3
+_SMALL_BATCH = 8
+_BREAK_EVEN_SMALL = {'weights': 0.88, 'blocks': 0.75}
 
 
 def matmul(
@@ -111,7 +113,7 @@ def take(
   flat = ids.reshape(-1).astype(jnp.int32)
   flat = jnp.where(flat < 0, flat + np.int32(fmt.inputs), flat)
   # Rows are read one by one, so that one id is no special case.
-  backend = _backend(backend, weight.pattern, 2)
+  backend = _backend(backend, weight.pattern, _SMALL_BATCH)
   values = weight.values.astype(jnp.float32)
   rows = _take(backend, values, weight.pattern, flat)
   return rows.reshape(*ids.shape, *fmt.out_shape).astype(weight.values.dtype)
@@ -139,8 +141,9 @@ def choose_backend(pattern: _patterns.Pattern, batch: int) -> str:
   """
   fmt = pattern.format
   sparsity = 1 - _patterns.density_of(pattern)
-  single = batch == 1 and fmt.block == 1
-  pays = sparsity >= (_BREAK_EVEN_OF_ONE if single else _BREAK_EVEN)
+  kind = 'weights' if fmt.block == 1 else 'blocks'
+  small = batch < _SMALL_BATCH
+  pays = sparsity >= (_BREAK_EVEN_SMALL[kind] if small else _BREAK_EVEN)
   usable = pays and _has_kernel(fmt) and native.available() and native.stays_whole()
   return 'cpu' if usable else 'reference'
 
