@@ -10,22 +10,10 @@ import jax
 import ml_collections
 import optax
 
-from experiments import _criteria, _names, models
+from experiments import _criteria, _names, _schedules, models
 from experiments.configs import _defaults
 import jaxsparse as js
 
-# Arguments that count steps: a float there is a fraction of the run.
-_STEPS = (
-  'at',
-  'decay_steps',
-  'n',
-  'start',
-  'step',
-  'stop',
-  'transition_begin',
-  'transition_steps',
-  'warmup_steps',
-)
 _METHOD_KEYS = ('name', 'transform', 'sparsity', 'kwargs')
 _COUNTS = (
   'accumulate',
@@ -53,7 +41,29 @@ def check(config) -> types.SimpleNamespace:
   Raises:
     ValueError: an unknown or missing key, a method that cannot be.
   """
-  known = _defaults.get_config().to_dict()
+  config = check_common(config, _defaults.get_config().to_dict(), _METHOD_KEYS)
+  for spec in config.methods:
+    transform_of(spec)
+    _criteria.takes_probe(spec)
+  if config.select not in ('final', 'best'):
+    raise ValueError(f"config.select: got {config.select!r}, wanted 'final' or 'best'.")
+  return config
+
+
+def check_common(config, known: dict, method_keys) -> types.SimpleNamespace:
+  """The checks of every experiment: keys, counts, seeds, names of methods.
+
+  Args:
+    config: a ConfigDict.
+    known: all keys, with their defaults.
+    method_keys: what a method may have.
+
+  Returns:
+    The config with dicts for ConfigDicts.
+
+  Raises:
+    ValueError: what no default knows.
+  """
   _check_keys(config, known, 'config')
   config = types.SimpleNamespace(**_dicts(config))
   for key in ('model', 'optimizer', 'learning_rate', 'augment'):
@@ -66,20 +76,16 @@ def check(config) -> types.SimpleNamespace:
   if len(set(names)) != len(names) or None in names:
     raise ValueError(f'config.methods: every method needs its own name; got {names}.')
   for spec in config.methods:
-    unknown = sorted(set(spec) - set(_METHOD_KEYS))
+    unknown = sorted(set(spec) - set(method_keys))
     if unknown:
       raise ValueError(
         f'config.methods: {spec["name"]} has unknown keys {unknown}; a method has'
-        f' {list(_METHOD_KEYS)}.'
+        f' {list(method_keys)}.'
       )
-    transform_of(spec)
-    _criteria.takes_probe(spec)
   for name in filter(None, config.only.split(',')):
     _names.choose(name, names, 'config.only')
-  if config.select not in ('final', 'best'):
-    raise ValueError(f"config.select: got {config.select!r}, wanted 'final' or 'best'.")
   for key in _COUNTS:
-    if getattr(config, key) < 1:
+    if getattr(config, key, 1) < 1:
       raise ValueError(f'config.{key}: got {getattr(config, key)}, wanted at least 1.')
   if not config.seeds:
     raise ValueError('config.seeds: got none, wanted at least one.')
@@ -124,41 +130,20 @@ def final_sparsity(spec) -> float:
   return float(sparsity.get('final', sparsity.get('sparsity', 0.0)))
 
 
-def in_steps(value, num_steps: int):
-  """A float is a fraction of the run, an int a number of steps."""
-  return round(value * num_steps) if isinstance(value, float) else value
-
-
-def _resolved(kwargs: Mapping, num_steps: int) -> dict:
-  return {k: in_steps(v, num_steps) if k in _STEPS else v for k, v in kwargs.items()}
-
-
-def _schedule(value, num_steps: int, what: str):
-  """A number as it is, 'always', or `{'schedule': name, ...}` of `js.schedules`."""
-  if isinstance(value, str):
-    return _names.attribute(js.schedules, value, what)
-  if not isinstance(value, Mapping):
-    return value
-  kwargs = dict(value)
-  make = _names.attribute(js.schedules, kwargs.pop('schedule', None), what)
-  steps = [in_steps(step, num_steps) for step in kwargs.pop('steps', ())]
-  return make(*steps, **_resolved(kwargs, num_steps))
-
-
-def _bound(key: str, value, num_steps: int, probe: _criteria.Probe | None):
+def _bound(key: str, value, num_steps, probe: _criteria.Probe | None):
   """One argument of a transform, from its plain form in a config."""
   if key in ('when', 'drop_fraction', 'sparsity'):
-    return _schedule(value, num_steps, key)
+    return _schedules.schedule(value, num_steps, key)
   if key == 'distribution':
     return _names.attribute(js.distributions, value, key)
-  if key == 'criterion':
+  if key == 'criterion' and not callable(value):
     return _criteria.bound(value, probe)
   if key == 'structure' and isinstance(value, Mapping):
     kwargs = dict(value)
     return _names.attribute(js.masks, kwargs.pop('name', None), key)(**kwargs)
   if key == 'prunable' and isinstance(value, Mapping):
     return js.kernels_except(*value['except'])
-  return in_steps(value, num_steps) if key in _STEPS else value
+  return _schedules.in_steps(value, num_steps) if key in _schedules.STEPS else value
 
 
 def transform(spec, inner, seed, num_steps: int, probe: _criteria.Probe | None = None):
@@ -180,43 +165,43 @@ def transform(spec, inner, seed, num_steps: int, probe: _criteria.Probe | None =
   make = transform_of(spec)
   if make is None:
     return inner
+  return built(make, spec, seed, num_steps, probe, before=(inner,))
+
+
+def built(make, spec, seed, num_steps, probe=None, before=()):
+  """Calls a factory with the arguments that a method of the config gives it.
+
+  Args:
+    make: the factory, called as `make(*before, **kwargs)`.
+    spec: a method of the config, with `sparsity` and `kwargs`.
+    seed: for factories that take one.
+    num_steps: of the run, or of each of its cycles, for schedules in fractions.
+    probe: for a criterion that looks at gradients.
+    before: arguments that no config gives.
+
+  Returns:
+    What the factory returns.
+
+  Raises:
+    ValueError: unknown names or arguments, listing the right ones.
+  """
   given = dict(spec.get('kwargs', {}))
   if 'sparsity' in spec:
     given['sparsity'] = spec['sparsity']
-  accepted = list(inspect.signature(make).parameters)[1:]
+  accepted = list(inspect.signature(make).parameters)[len(before) :]
   for key in given:
     _names.choose(key, accepted, f'argument of method {spec["name"]}')
   try:
     kwargs = {key: _bound(key, value, num_steps, probe) for key, value in given.items()}
     if 'seed' in accepted:
       kwargs['seed'] = seed
-    return make(inner, **kwargs)
+    return make(*before, **kwargs)
   except (TypeError, ValueError) as error:
     sentence = str(error).rstrip('.')
     raise ValueError(f'method {spec["name"]}: {sentence}.') from error
 
 
-def learning_rate(config, num_steps: int):
-  """A number, or a schedule of optax."""
-  value = config.learning_rate
-  if not isinstance(value, Mapping):
-    return value
-  names = [n for n in dir(optax) if n.endswith(('_schedule', 'constant'))]
-  make = getattr(optax, _names.choose(value['name'], names, 'learning_rate'))
-  return _made(make, 'learning_rate', _resolved(value['kwargs'], num_steps))
-
-
-def _made(make, key, kwargs, *args):
-  try:
-    return make(*args, **kwargs)
-  except TypeError as error:
-    raise ValueError(
-      f'config.{key}.kwargs: {error}; {make.__name__} takes'
-      f' {", ".join(inspect.signature(make).parameters)}.'
-    ) from error
-
-
-def optimizer(config, num_steps: int):
+def optimizer(config, num_steps):
   """The optimizer of a config, with L2 decay of matrices where it asks for it."""
   public = [n for n in dir(optax) if n.islower() and callable(getattr(optax, n))]
   takes_rate = lambda n: (
@@ -224,8 +209,8 @@ def optimizer(config, num_steps: int):
   )
   names = [n for n in public if takes_rate(n) and not n.startswith(('_', 'scale_by'))]
   make = getattr(optax, _names.choose(config.optimizer['name'], names, 'optimizer'))
-  rate = learning_rate(config, num_steps)
-  inner = _made(make, 'optimizer', config.optimizer['kwargs'], rate)
+  rate = _schedules.learning_rate(config.learning_rate, num_steps)
+  inner = _schedules.called(make, 'optimizer', config.optimizer['kwargs'], rate)
   if not config.weight_decay:
     return inner
   # Biases and the scales of norms are not decayed.
@@ -254,8 +239,9 @@ def model(config, spec, num_classes: int, sample) -> models.Model:
     return models.build(name, num_classes, sample.shape[1:], api=api, options=given)
 
   whole = make(1)
-  if spec['transform'] != 'small_dense':
+  if spec.get('transform') != 'small_dense':
     return whole
+  # Pruned once, only to count what a sparse network of this sparsity keeps.
   params, _ = jax.jit(whole.init)(jax.random.key(0), sample)
   tx = js.transforms.static(optax.identity(), final_sparsity(spec), seed=0)
   kept = js.summary.stats(*js.init(tx, params)).num_kept

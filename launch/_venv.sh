@@ -49,7 +49,8 @@ _find_python() {
 _key() {
   {
     echo "$1 $repo $venv"
-    cat "$repo/setup.py" "$repo/pyproject.toml" "$repo/constraints.txt"
+    cat "$repo/setup.py" "$repo/pyproject.toml" "$repo/constraints.txt" \
+      "$repo"/jaxsparse/native/csrc/*.{cc,h}
     grep -m1 '^__version__' "$repo/jaxsparse/__init__.py"
   } | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-32
 }

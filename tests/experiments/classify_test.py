@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from experiments import _criteria, _records, _report, _settings
+from experiments import _criteria, _records, _report, _schedules, _settings
 from experiments.configs import _defaults, digits
 import jaxsparse as js
 
@@ -461,8 +461,8 @@ def test_an_optimizer_that_optax_has_not_is_refused():
 
 
 def test_floats_are_fractions_of_the_run_where_steps_are_meant():
-  assert _settings.in_steps(0.75, 2000) == 1500
-  assert _settings.in_steps(75, 2000) == 75
+  assert _schedules.in_steps(0.75, 2000) == 1500
+  assert _schedules.in_steps(75, 2000) == 75
   assert (
     _settings.num_steps(_settings.check(_config(num_steps=0, epochs=2)), 1000) == 14
   )

@@ -70,7 +70,9 @@ def test_the_start_is_dense_also_where_the_first_step_prunes():
 
 def test_what_the_start_cannot_meet_is_refused_at_init():
   tx = js.transforms.one_shot(optax.sgd(0.1), 0.9, step=5, structure=js.masks.NM(1, 2))
-  with pytest.raises(ValueError, match=r'kernel: NM\(1, 2\) has sparsity 0.5, but 0.875'):
+  with pytest.raises(
+    ValueError, match=r'kernel: NM\(1, 2\) has sparsity 0.5, but 0.875'
+  ):
     tx.init({'kernel': jnp.ones((4, 4))})
 
 

@@ -1,0 +1,116 @@
+"""The tables and plots of `experiments/bayesian.py`."""
+
+import csv
+import pathlib
+
+import numpy as np
+
+METRIC_COLUMNS = (
+  'method', 'seed', 'step', 'loss', 'accuracy', 'nll', 'kl', 'sigma_median',
+  'snr_median',
+)  # fmt: skip
+_FIGURES = (
+  'accuracy', 'nll', 'nll_ts', 'brier', 'ece_top_label_l1_15',
+  'ece_top_label_l1_15_ts', 'ece_marginal_l2_debiased_15',
+)  # fmt: skip
+_SCORES = ('predictive_entropy', 'mutual_information', 'energy')
+_HONESTY = (
+  'NLL in nats per image; ECE is ece_top_label_l1_15, in %; TS: after temperature'
+  ' scaling on validation. Corrupted: the mean over all corruptions and severities.'
+  ' AUROC in %, of telling images of no class by predictive entropy / mutual information'
+  ' / energy. "Floats" are those that prediction needs: two per weight of a posterior,'
+  ' all members of an ensemble. Masked execution: sparsity saves no time here.'
+)
+
+
+def result_columns(outside) -> tuple[str, ...]:
+  """The columns of results.csv, for data sets out of distribution."""
+  return (
+    'method', 'seed', 'members', 'target_sparsity', 'active_weights', 'stored_floats',
+    'temperature', *_FIGURES, 'mean_nll', 'one_nll',
+    *(f'corrupted_{name}' for name in _FIGURES),
+    *(f'auroc_{score}/{name}' for name in outside for score in _SCORES),
+  )  # fmt: skip
+
+
+def progress(row: dict) -> str:
+  """What is printed at an evaluation."""
+  text = f'step {row["step"]:>6}  loss {row["loss"]:.3f}, acc {row["accuracy"]:.1%}'
+  if 'sigma_median' in row:
+    text += f', sigma {row["sigma_median"]:.2g}, |mu|/sigma {row["snr_median"]:.2g}'
+  return text
+
+
+def summary(row: dict) -> str:
+  """One line on a tested network."""
+  return (
+    f'acc {row["accuracy"]:.2%}, NLL {row["nll"]:.4f} (TS {row["nll_ts"]:.4f}, mean'
+    f' weights {row["mean_nll"]:.4f}, one draw {row["one_nll"]:.4f}), ECE'
+    f' {row["ece_top_label_l1_15"]:.2%}, corrupted NLL {row["corrupted_nll"]:.3f}'
+  )
+
+
+def write(workdir: pathlib.Path, config: dict) -> str:
+  """Writes report.md; returns its table."""
+  with (workdir / 'results.csv').open(newline='') as file:
+    rows = list(csv.DictReader(file))
+  text = table(rows)
+  lines = [
+    f'# {config["name"]}',
+    '',
+    f'{config["model"]["name"]} on {config["dataset"]}, seeds'
+    f' {", ".join(map(str, config["seeds"]))}; {config["samples"]} draws. Mean ± sample'
+    ' standard deviation.',
+    '',
+    text,
+    '',
+    _HONESTY,
+    '',
+  ]
+  (workdir / 'report.md').write_text('\n'.join(lines))
+  return f'\n{text}\n\n{_HONESTY}\n{workdir}/report.md'
+
+
+def table(rows: list[dict]) -> str:
+  """A Markdown table of results.csv, a line per method."""
+  outside = [c.split('/')[1] for c in rows[0] if c.startswith('auroc_energy/')]
+  head = [
+    'method', 'floats', 'accuracy, %', 'NLL', 'NLL, TS', 'NLL, mean weights',
+    'NLL, one draw', 'ECE, %', 'ECE, TS', 'corrupted NLL', 'corrupted ECE, %',
+    *(f'AUROC {name}, %' for name in outside),
+  ]  # fmt: skip
+  lines = [head, ['---', *['---:'] * (len(head) - 1)]]
+  for name in dict.fromkeys(row['method'] for row in rows):
+    lines.append(_line(name, [r for r in rows if r['method'] == name], outside))
+  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+
+
+def _line(name, rows, outside) -> list[str]:
+  cell = lambda column, scale=1, digits=4: _cell(rows, column, scale, digits)
+  return [
+    name.replace('_', ' '),
+    cell('stored_floats', 1, 0),
+    cell('accuracy', 100, 2),
+    cell('nll'),
+    cell('nll_ts'),
+    cell('mean_nll'),
+    cell('one_nll'),
+    cell('ece_top_label_l1_15', 100, 2),
+    cell('ece_top_label_l1_15_ts', 100, 2),
+    cell('corrupted_nll', 1, 3),
+    cell('corrupted_ece_top_label_l1_15', 100, 1),
+    *(
+      ' / '.join(cell(f'auroc_{score}/{where}', 100, 1) for score in _SCORES)
+      for where in outside
+    ),
+  ]
+
+
+def _cell(rows, column, scale, digits) -> str:
+  values = scale * np.array([float(row[column]) for row in rows])
+  if not digits:
+    return f'{values.mean():,.0f}'
+  if column.startswith('auroc_mutual') and (values == 50).all():
+    return '-'  # One deterministic network: it has no mutual information.
+  text = f'{values.mean():.{digits}f}'
+  return text if len(values) < 2 else f'{text} ± {values.std(ddof=1):.{digits}f}'

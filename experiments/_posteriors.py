@@ -1,0 +1,228 @@
+"""From what a config says to posteriors, their losses and their optimizers."""
+
+import copy
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import _names, _settings
+from experiments.configs import _bayesian_defaults
+import jaxsparse as js
+
+_FAMILIES = ('mean_field', 'ssvi', 'ssvi_released')
+_ESTIMATORS = ('weight_sampling', 'mean_weights')
+_DRAWS = ('', 'dropout')
+_METHOD_KEYS = (
+  'cycles',
+  'draws',
+  'ensemble',
+  'kwargs',
+  'members',
+  'name',
+  'posterior',
+  'settings',
+  'sparsity',
+  'transform',
+)
+# Arguments of a posterior that are attributes of `js.bayes`.
+_NAMED = ('criterion', 'growth', 'link')
+# Keys of the config that a method may change for itself.
+_SETTINGS = ('dropout', 'learning_rate', 'temperature', 'warm_up', 'weight_decay')
+
+
+def check(config) -> types.SimpleNamespace:
+  """As `_settings.check`, for the keys and methods of `experiments/bayesian.py`."""
+  known = _bayesian_defaults.get_config().to_dict()
+  config = _settings.check_common(config, known, _METHOD_KEYS)
+  for spec in config.methods:
+    _check_method(spec, config.methods)
+  _names.choose(config.estimator, _ESTIMATORS, 'config.estimator')
+  for key in ('samples', 'corrupted_images'):
+    if getattr(config, key) < 1:
+      raise ValueError(f'config.{key}: got {getattr(config, key)}, wanted at least 1.')
+  if not set(config.severities) <= set(range(1, 6)):
+    raise ValueError(f'config.severities: got {config.severities}, wanted 1 to 5.')
+  return config
+
+
+def _check_method(spec, specs):
+  where = f'method {spec["name"]}'
+  for key in spec.get('settings', {}):
+    _names.choose(key, _SETTINGS, f'settings of {where}')
+  _names.choose(spec.get('draws', ''), _DRAWS, f'draws of {where}')
+  kinds = [k for k in ('transform', 'posterior', 'ensemble') if k in spec]
+  if len(kinds) != 1:
+    raise ValueError(
+      f'{where}: got {kinds}, wanted one of transform, posterior and ensemble.'
+    )
+  if 'posterior' in spec:
+    _names.choose(spec['posterior'], _FAMILIES, f'posterior of {where}')
+  elif 'transform' in spec:
+    _settings.transform_of(spec)
+  else:
+    trained = [s['name'] for s in specs if 'ensemble' not in s]
+    _names.choose(spec['ensemble'], trained, f'ensemble of {where}')
+    if spec.get('members', 0) < 2:
+      raise ValueError(f'{where}: members={spec.get("members")}, wanted 2 or more.')
+
+
+def chosen(config) -> list[dict]:
+  """The methods of `config.only`, with those that its ensembles are made of."""
+  names = list(filter(None, config.only.split(',')))
+  specs = [s for s in config.methods if not names or s['name'] in names]
+  needed = {s['ensemble'] for s in specs if 'ensemble' in s}
+  return [s for s in config.methods if s in specs or s['name'] in needed]
+
+
+def settings(config, spec) -> types.SimpleNamespace:
+  """The config with what a method changes for itself."""
+  changed = copy.deepcopy(config)
+  for key, value in spec.get('settings', {}).items():
+    if key == 'dropout':
+      changed.model['options'] = {**changed.model['options'], 'dropout': value}
+    else:
+      setattr(changed, key, value)
+  return changed
+
+
+def cycles(spec, num_steps: int, per_call: int):
+  """`(lengths, harvest)`: the steps of each cycle, and the last step of each."""
+  shares = spec.get('cycles', (1.0,))
+  if abs(sum(shares) - 1) > 1e-6 or min(shares) <= 0:
+    raise ValueError(
+      f'method {spec["name"]}: cycles={shares}, wanted positive shares that add to 1.'
+    )
+  ends = [_settings.rounded(s * num_steps, per_call) for s in np.cumsum(shares)]
+  ends[-1] = num_steps
+  lengths = tuple(int(n) for n in np.diff([0, *ends]))
+  if min(lengths) < 1:
+    raise ValueError(
+      f'method {spec["name"]}: cycles={shares} are too short for {num_steps} steps.'
+    )
+  return lengths, tuple(ends)
+
+
+def optimizer(config, spec, seed, lengths: tuple[int, ...]):
+  """`(posterior, tx)` of a method; the posterior of deterministic weights is None."""
+  inner = _settings.optimizer(config, lengths)
+  if 'posterior' not in spec:
+    return None, _settings.transform(spec, inner, seed, lengths)
+  make = getattr(js.bayes, spec['posterior'])
+  where = f'argument of method {spec["name"]}'
+  kwargs = {
+    k: _names.attribute(js.bayes, v, where) if k in _NAMED else v
+    for k, v in spec.get('kwargs', {}).items()
+  }
+  posterior = _settings.built(make, {**spec, 'kwargs': kwargs}, seed, lengths)
+  rho = types.SimpleNamespace(
+    optimizer=config.rho_optimizer,
+    learning_rate=config.rho_learning_rate,
+    weight_decay=0.0,
+  )
+  return posterior, js.bayes.optimizer(
+    posterior, inner, rho=_settings.optimizer(rho, lengths)
+  )
+
+
+def loss(config, model, posterior, num_examples: int, num_steps: int):
+  """The loss of a step that sees the state; of a posterior, its negative ELBO."""
+
+  def log_likelihood(logits, labels):
+    return -optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+  def forward(theta, inputs):
+    images, model_state, key = inputs
+    logits, model_state = model.apply(theta, model_state, images, train=True, key=key)
+    return logits, (logits, model_state)
+
+  def deterministic(params, model_state, batch, key, state):
+    del state
+    inputs = batch['images'], model_state, key
+    logits, (_, model_state) = forward(params, inputs)
+    nll = -jnp.mean(log_likelihood(logits, batch['labels']))
+    metrics = {'accuracy': _accuracy(logits, batch), 'nll': nll, 'kl': jnp.zeros(())}
+    return nll, (model_state, metrics)
+
+  if posterior is None:
+    return deterministic
+  warm_up = optax.linear_schedule(0.0, 1.0, max(1, round(config.warm_up * num_steps)))
+  elbo = js.bayes.negative_elbo(
+    posterior,
+    forward,
+    log_likelihood,
+    num_examples=num_examples,
+    temperature=config.temperature,
+    warm_up=warm_up,
+    estimator=getattr(js.bayes, config.estimator),
+    has_aux=True,
+  )
+
+  def variational(params, model_state, batch, key, state):
+    model_key, noise_key = jax.random.split(key)
+    inputs = batch['images'], model_state, model_key
+    masks = js.get_masks(state.opt_state)
+    value, info = elbo(params, masks, (inputs, batch['labels']), noise_key, state.step)
+    logits, model_state = info.aux
+    metrics = {'accuracy': _accuracy(logits, batch), 'nll': info.nll, 'kl': info.kl}
+    return value, (model_state, metrics)
+
+  return variational
+
+
+def _accuracy(logits, batch):
+  return jnp.mean(jnp.argmax(logits, -1) == batch['labels'])
+
+
+def groups(seeds, members: int) -> list[tuple[int, ...]]:
+  """Sets of so many neighbouring seeds, in a circle; each set once.
+
+  Raises:
+    ValueError: fewer seeds than members.
+  """
+  if members > len(seeds):
+    raise ValueError(
+      f'config.seeds: an ensemble of {members} members wants as many seeds, got'
+      f' {len(seeds)}.'
+    )
+  around = [
+    tuple(sorted(seeds[(i + j) % len(seeds)] for j in range(members)))
+    for i in range(len(seeds))
+  ]
+  return list(dict.fromkeys(around))
+
+
+def sigma_row(posterior, state) -> dict[str, float]:
+  """The median of |mu| / sigma and of sigma over active Bayesian weights."""
+  if posterior is None:
+    return {}
+  masks = js.get_masks(state.opt_state)
+  sigmas = jax.tree.leaves(posterior.sigma(state.params, masks))
+  pairs = zip(jax.tree.leaves(state.params.mu), sigmas)
+  active = [(np.asarray(m)[np.asarray(s) > 0], np.asarray(s)) for m, s in pairs]
+  means = np.concatenate([m.ravel() for m, _ in active])
+  deviations = np.concatenate([s[s > 0].ravel() for _, s in active])
+  return {
+    'sigma_median': float(np.median(deviations)),
+    'snr_median': float(np.median(np.abs(means) / deviations)),
+  }
+
+
+def size_row(method, members) -> dict:
+  """Active weights of one member, and the floats that all members store for them."""
+  kept = [_kept(method, state) for state in members]
+  # A posterior has two floats per active Bayesian weight.
+  floats = 1 if method.posterior is None else 2
+  return {
+    'target_sparsity': _settings.final_sparsity(method.spec),
+    'active_weights': int(np.mean(kept)),
+    'stored_floats': floats * sum(kept),
+  }
+
+
+def _kept(method, state) -> int:
+  params = state.params if method.posterior is None else state.params.mu
+  sparse = bool(js.core.sparse_states(state.opt_state))
+  return js.summary.stats(params, state.opt_state if sparse else None).num_kept
