@@ -39,6 +39,8 @@ def check(config) -> types.SimpleNamespace:
   config = _settings.check_common(config, known, _METHOD_KEYS)
   for spec in config.methods:
     _check_method(spec, config.methods)
+  for spec in (s for s in chosen(config) if 'ensemble' in s):
+    groups(config.seeds, spec['members'])  # Refused now, not after the training.
   _names.choose(config.estimator, _ESTIMATORS, 'config.estimator')
   for key in ('samples', 'corrupted_images'):
     if getattr(config, key) < 1:

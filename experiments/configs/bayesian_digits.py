@@ -22,6 +22,7 @@ def get_config():
   # With so few images the KL, which counts once for all of them, weighs much.
   config.temperature = 0.03
   config.methods = _bayesian.methods(0.95, every=50)
+  config.seeds = (0, 1, 2)
   config.severities = (1, 3, 5)
   config.corrupted_images = 355
   config.eval_every = 500

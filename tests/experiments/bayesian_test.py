@@ -113,6 +113,7 @@ _SSVI = dict(name='a', posterior='ssvi', sparsity=0.5, kwargs=dict(when='never')
     ([dict(_SSVI, draws='x')], {}, 'draws of method a'),
     ([_SSVI, dict(name='b', ensemble='c', members=2)], {}, "unknown name 'c'"),
     ([_SSVI, dict(name='b', ensemble='a', members=1)], {}, 'members=1'),
+    ([_SSVI, dict(name='b', ensemble='a', members=2)], {}, 'wants as many seeds'),
     ([_SSVI], {'estimator': 'x'}, 'config.estimator'),
     ([_SSVI], {'only': 'b'}, 'config.only'),
     ([_SSVI], {'samples': 0}, 'config.samples'),
@@ -148,7 +149,9 @@ def test_ensembles_take_each_set_of_seeds_once():
 
 def test_only_brings_what_its_ensembles_are_made_of():
   pair = dict(name='b', ensemble='a', members=2)
-  config = _posteriors.check(_config(_SSVI, dict(_SSVI, name='c'), pair, only='b'))
+  config = _posteriors.check(
+    _config(_SSVI, dict(_SSVI, name='c'), pair, only='b', seeds=(0, 1))
+  )
   assert [s['name'] for s in _posteriors.chosen(config)] == ['a', 'b']
 
 
