@@ -1,6 +1,11 @@
 r"""A Bayesian LeNet-300-100 on the digits of scikit-learn: the default job.
 
 launch/local.sh experiments/bayesian.py
+
+Time: 4 minutes on 2 cores of an AMD EPYC (Zen 4). NLL over 3 seeds: dense 0.0731 ±
+0.0016, mean field 0.1231 ± 0.0043; at 95 % RigL 0.1140 ± 0.0210 (0.1094 ± 0.0174 with
+temperature scaling), MC dropout 0.1000 ± 0.0075, SSVI 0.1030 ± 0.0066, static SSVI
+0.1205 ± 0.0113: with 355 test images SSVI beats none of its baselines beyond the noise.
 """
 
 from experiments.configs import _bayesian, _bayesian_defaults
