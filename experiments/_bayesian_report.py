@@ -5,6 +5,8 @@ import pathlib
 
 import numpy as np
 
+import jaxsparse as js
+
 METRIC_COLUMNS = (
   'method', 'seed', 'step', 'loss', 'accuracy', 'nll', 'kl', 'sigma_median',
   'snr_median',
@@ -27,7 +29,7 @@ def result_columns(outside) -> tuple[str, ...]:
   """The columns of results.csv, for data sets out of distribution."""
   return (
     'method', 'seed', 'members', 'target_sparsity', 'active_weights', 'stored_floats',
-    'temperature', *_FIGURES, 'mean_nll', 'one_nll',
+    'temperature', 'validation_nll', *_FIGURES, 'mean_nll', 'one_nll',
     *(f'corrupted_{name}' for name in _FIGURES),
     *(f'auroc_{score}/{name}' for name in outside for score in _SCORES),
   )  # fmt: skip
@@ -50,6 +52,38 @@ def summary(row: dict) -> str:
   )
 
 
+def keep(workdir: pathlib.Path, row: dict, seen: dict) -> None:
+  """Keeps the predictions of a tested network for the plots of the report."""
+  path = _kept_at(workdir, row)
+  path.parent.mkdir(exist_ok=True)
+  np.savez_compressed(path, **seen)
+
+
+def _kept_at(workdir, row):
+  return workdir / 'predictions' / f'{row["method"]}-{row["seed"]}.npz'
+
+
+def _plot(workdir, rows) -> list[str]:
+  """Two plots per method, of its first seed; returns the Markdown that shows them."""
+  lines = []
+  for name in dict.fromkeys(row['method'] for row in rows):
+    path = _kept_at(workdir, next(r for r in rows if r['method'] == name))
+    if not path.exists():  # Of a run that an older version made.
+      continue
+    with np.load(path) as seen:
+      title = f'{name.replace("_", " ")}, test images'
+      reliability, entropy = f'reliability_{name}.png', f'entropy_{name}.png'
+      js.plots.reliability_diagram(
+        seen['probs'], seen['labels'], workdir / reliability, title=title
+      )
+      entropies = {
+        key.partition('/')[2]: seen[key] for key in seen if key.startswith('entropy/')
+      }
+      js.plots.entropy_histograms(entropies, workdir / entropy, title=title)
+    lines += ['', f'![{reliability}]({reliability})', f'![{entropy}]({entropy})']
+  return lines
+
+
 def write(workdir: pathlib.Path, config: dict) -> str:
   """Writes report.md; returns its table."""
   with (workdir / 'results.csv').open(newline='') as file:
@@ -65,6 +99,7 @@ def write(workdir: pathlib.Path, config: dict) -> str:
     text,
     '',
     _HONESTY,
+    *_plot(workdir, rows),
     '',
   ]
   (workdir / 'report.md').write_text('\n'.join(lines))

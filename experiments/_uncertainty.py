@@ -9,7 +9,8 @@ import numpy as np
 from experiments import datasets, models
 import jaxsparse as js
 
-_BATCH = 250
+# A draw of the weights serves a whole batch: the larger, the fewer are drawn.
+_BATCH = 1000
 
 
 class Predictor(NamedTuple):
@@ -81,40 +82,76 @@ def prediction_fn(predictor: Predictor):
   return predict
 
 
-def figures(predict, members, splits, config) -> dict[str, float]:
+class Splits(NamedTuple):
+  """What a network is tested on; computed once for all networks.
+
+  Attributes:
+    validation, test: `(images, labels)`.
+    corrupted: the first test images, once per corruption and severity.
+    outside: `{name: images of no class}`.
+  """
+
+  validation: tuple[np.ndarray, np.ndarray]
+  test: tuple[np.ndarray, np.ndarray]
+  corrupted: list[np.ndarray]
+  outside: dict[str, np.ndarray]
+
+
+def splits(config, data: datasets.Data, data_dir) -> Splits:
+  """What the networks of a config are tested on."""
+  images, corrupted = data.test[0][: config.corrupted_images], []
+  for number, kind in enumerate(datasets.CORRUPTIONS):
+    for severity in config.severities:
+      key = jax.random.fold_in(jax.random.key(config.data_seed), 10 * number + severity)
+      corrupted.append(np.asarray(datasets.corrupt(key, images, kind, severity)))
+  outside = {
+    name: datasets.outside(name, data, data_dir, config.data_seed)
+    for name in config.out_of_distribution
+  }
+  return Splits(data.validation, data.test, corrupted, outside)
+
+
+def figures(predict, members, splits: Splits, seed: int):
   """All figures of one network.
 
   Args:
     predict: of `prediction_fn`.
     members: the states to average over.
-    splits: `(validation, test, {name: images out of distribution})`; a split is
-      `(images, labels)`.
-    config: of the run.
+    splits: what to test on.
+    seed: of the draws.
 
   Returns:
-    Column -> value. A temperature is fitted on validation (`_ts` columns); `mean_nll`
-    and `one_nll` are those of the mean weights and of a single draw.
+    `(row, seen)`. The row is column -> value: a temperature is fitted on validation
+    (`_ts` columns); `mean_nll` and `one_nll` are those of the mean weights and of a
+    single draw. What plots need is in `seen`: `probs` and `labels` of the test set, and
+    `entropy/<set>`, in nats.
   """
-  validation, (images, labels), outside = splits
-  key = jax.random.key(config.data_seed)
-  temperature = 1.0
-  if len(validation[1]):
-    held = predict(members, validation[0], key)
-    temperature = float(js.bayes.temperature_scaling(held.logits, validation[1]))
-  clean = predict(members, images, key)
-  row = {'temperature': temperature, **_calibration(clean, labels, temperature)}
+  (images, labels), key = splits.test, jax.random.key(seed)
   nll = js.bayes.negative_log_likelihood_of_logits
+  row, temperature = {'temperature': 1.0}, 1.0
+  if len(splits.validation[1]):
+    held = predict(members, splits.validation[0], key)
+    temperature = float(js.bayes.temperature_scaling(held.logits, splits.validation[1]))
+    row = {
+      'temperature': temperature,
+      'validation_nll': float(nll(held.logits, splits.validation[1])),
+    }
+  clean = predict(members, images, key)
+  row.update(_calibration(clean, labels, temperature))
   one = predict(members[:1], images, key, 'sample', 1)
   mean = predict(members, images, key, 'mean')
   row.update(mean_nll=float(nll(mean.logits, labels)))
   row.update(one_nll=float(nll(one.logits, labels)))
-  row.update(_corrupted(predict, members, images, labels, temperature, config))
-  for name, others in outside.items():
+  row.update(_corrupted(predict, members, splits, temperature, key))
+  seen = {'probs': clean.probs, 'labels': labels}
+  seen['entropy/test'] = clean.predictive_entropy
+  for name, others in splits.outside.items():
     shifted = predict(members, others, key)
+    seen[f'entropy/{name}'] = shifted.predictive_entropy
     for score in ('predictive_entropy', 'mutual_information', 'energy'):
       pair = getattr(clean, score), getattr(shifted, score)
       row[f'auroc_{score}/{name}'] = float(js.bayes.auroc(*pair))
-  return row
+  return row, seen
 
 
 def _calibration(prediction, labels, temperature: float) -> dict[str, float]:
@@ -137,45 +174,12 @@ def _calibration(prediction, labels, temperature: float) -> dict[str, float]:
   return {name: float(value) for name, value in values.items()}
 
 
-def _corrupted(predict, members, images, labels, temperature, config):
+def _corrupted(predict, members, splits: Splits, temperature, key):
   """The means of the figures over all corruptions and severities."""
-  images, labels = images[: config.corrupted_images], labels[: config.corrupted_images]
   rows = []
-  for number, kind in enumerate(datasets.CORRUPTIONS):
-    for severity in config.severities:
-      key = jax.random.fold_in(jax.random.key(config.data_seed), 10 * number + severity)
-      changed = datasets.corrupt(key, images, kind, severity)
-      prediction = predict(members, changed, key)
-      rows.append(_calibration(prediction, labels, temperature))
+  for number, images in enumerate(splits.corrupted):
+    prediction = predict(members, images, jax.random.fold_in(key, number))
+    labels = splits.test[1][: len(images)]
+    rows.append(_calibration(prediction, labels, temperature))
   names = rows[0] if rows else ()
   return {f'corrupted_{n}': float(np.mean([r[n] for r in rows])) for n in names}
-
-
-def outside_images(name: str, data, data_dir, seed: int) -> np.ndarray:
-  """Test images of no class of ours, in the shape of ours.
-
-  Args:
-    name: a data set, or 'pixels_shuffled': our test images, their pixels in one random
-      order, so that every intensity is kept and every shape lost.
-    data: ours.
-    data_dir: where data sets lie.
-    seed: of the order.
-
-  Returns:
-    uint8 (N, H, W, C).
-
-  Raises:
-    ValueError: images of another shape.
-  """
-  images = data.test[0]
-  if name == 'pixels_shuffled':
-    order = np.random.default_rng(seed).permutation(images.shape[1] * images.shape[2])
-    flat = images.reshape(len(images), -1, images.shape[3])
-    return flat[:, order].reshape(images.shape)
-  others = datasets.load(name, data_dir).test[0]
-  if others.shape[1:] != images.shape[1:]:
-    raise ValueError(
-      f'config.out_of_distribution: the images of {name} are {others.shape[1:]}, those'
-      f' of {data.name} {images.shape[1:]}.'
-    )
-  return others

@@ -74,7 +74,7 @@ class Source(NamedTuple):
 
   data: datasets.Data
   train: Any
-  outside: dict[str, np.ndarray]
+  splits: _uncertainty.Splits
   num_steps: int
 
 
@@ -86,13 +86,10 @@ def main(argv):
   data = datasets.load(
     config.dataset, _DATA_DIR.value, config.validation, config.data_seed
   )
-  outside = {
-    name: _uncertainty.outside_images(name, data, _DATA_DIR.value, config.data_seed)
-    for name in config.out_of_distribution
-  }
+  splits = _uncertainty.splits(config, data, _DATA_DIR.value)
   images, labels = data.train
   train = js.training.replicate({'images': images, 'labels': labels.astype(np.int32)})
-  source = Source(data, train, outside, _settings.num_steps(config, len(labels)))
+  source = Source(data, train, splits, _settings.num_steps(config, len(labels)))
 
   specs = _posteriors.chosen(config)
   trained = [build_method(config, s, source) for s in specs if 'ensemble' not in s]
@@ -101,7 +98,7 @@ def main(argv):
   lock = _records.claim(workdir, config)
   metrics = _records.Table(workdir / 'metrics.csv', _bayesian_report.METRIC_COLUMNS)
   results = _records.Table(
-    workdir / 'results.csv', _bayesian_report.result_columns(outside)
+    workdir / 'results.csv', _bayesian_report.result_columns(splits.outside)
   )
   print(f'{len(labels):,} training images, {source.num_steps:,} steps; {workdir}/')
 
@@ -114,7 +111,7 @@ def main(argv):
         print(f'Stopped and saved. To go on: the same command, --workdir={workdir}')
         sys.exit(143)  # What a shell reports of a process that SIGTERM ended.
       members = load_members(config, method, seed, workdir)
-      results.append(test_row(config, method, seed, members, predict, source))
+      results.append(test_row(config, method, seed, members, predict, source, workdir))
   for spec in (s for s in specs if 'ensemble' in s):
     method = next(m for m in trained if m.name == spec['ensemble'])
     test_ensemble(config, spec, method, source, workdir, results)
@@ -232,12 +229,12 @@ def prediction_fn(config, method: Method, source: Source):
   )
 
 
-def test_row(config, method, seed, members, predict, source) -> dict:
-  """The one look at the test set."""
-  splits = source.data.validation, source.data.test, source.outside
-  row = _uncertainty.figures(predict, members, splits, config)
+def test_row(config, method, seed, members, predict, source, workdir) -> dict:
+  """The one look at the test set; what plots need of it goes into a file."""
+  row, seen = _uncertainty.figures(predict, members, source.splits, config.data_seed)
   row.update(_posteriors.size_row(method, members))
   row.update(method=method.name, seed=seed, members=len(members))
+  _bayesian_report.keep(workdir, row, seen)
   print(f'{method.name}-{seed}: {_bayesian_report.summary(row)}', flush=True)
   return row
 
@@ -251,7 +248,7 @@ def test_ensemble(config, spec, method: Method, source, workdir, results) -> Non
       continue
     members = [m for s in seeds for m in load_members(config, method, s, workdir)]
     named = method._replace(name=spec['name'])
-    results.append(test_row(config, named, label, members, predict, source))
+    results.append(test_row(config, named, label, members, predict, source, workdir))
 
 
 if __name__ == '__main__':

@@ -1,29 +1,36 @@
-r"""Bayesian LeNet-300-100 on Fashion-MNIST at 90, 95 and 98 %, with MNIST as outside.
+r"""Bayesian LeNets on Fashion-MNIST, with images of no class beside.
 
-    launch/local.sh experiments/bayesian.py \
-        --config=experiments/configs/fashion_mnist_bayesian.py:0.95 --data_dir=DIR
+    launch/local.sh experiments/bayesian.py --data_dir=DIR \
+        --config=experiments/configs/fashion_mnist_bayesian.py:lenet300,0.95
 
-DIR holds the two prepared data sets. 30 epochs; `--config.seeds='(0,)'` and
-`--config.only=rigl_95,ssvi_95` shorten it.
+DIR holds Fashion-MNIST and MNIST, prepared by TFDS. The argument is the network,
+lenet300 (30 epochs) or lenet5 (12), and the sparsity; what does not depend on the
+sparsity need not be trained again: `--config.only=rigl_98,ssvi_98,...`.
 """
 
 from experiments.configs import _bayesian, _bayesian_defaults
 
+_MODELS = {
+  'lenet300': dict(name='MLP', api='linen', options=dict(features=(300, 100))),
+  'lenet5': dict(name='LeNet5', api='linen', options={}),
+}
 
-def get_config(argument='0.95'):
+
+def get_config(argument='lenet300,0.95'):
+  network, sparsity = argument.split(',')
   config = _bayesian_defaults.get_config()
-  config.name = 'fashion_mnist_bayesian'
+  config.name = f'fashion_mnist_bayesian_{network}'
   config.dataset = 'fashion_mnist'
-  config.model = dict(name='MLP', api='linen', options=dict(features=(300, 100)))
-  config.epochs, config.num_steps = 30, 0
+  config.model = _MODELS[network]
+  config.epochs, config.num_steps = {'lenet300': 30, 'lenet5': 12}[network], 0
   config.optimizer = dict(name='adam', kwargs={})
   config.learning_rate = dict(
     name='cosine_decay_schedule', kwargs=dict(init_value=5e-3, decay_steps=1.0)
   )
   config.weight_decay = 5e-4
-  config.methods = _bayesian.methods(float(argument))
+  config.methods = _bayesian.methods(float(sparsity))
   config.seeds = (0, 1, 2)
-  config.out_of_distribution = ('mnist', 'pixels_shuffled')
+  config.out_of_distribution = ('mnist', 'blended', 'quadrants', 'upside_down')
   config.eval_every = 2000
   config.checkpoint_every = 2000
   config.keep = 1

@@ -8,6 +8,7 @@ from experiments.datasets._augment import augment, normalize
 from experiments.datasets._batches import batch_indices, epoch_order
 from experiments.datasets._corruptions import CORRUPTIONS, corrupt
 from experiments.datasets._load import Data, load
+from experiments.datasets._outside import outside
 
 __all__ = (
   'CORRUPTIONS',
@@ -18,4 +19,5 @@ __all__ = (
   'epoch_order',
   'load',
   'normalize',
+  'outside',
 )

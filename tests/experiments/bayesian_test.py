@@ -14,7 +14,6 @@ from experiments import (
   _bayesian_report,
   _posteriors,
   _schedules,
-  _uncertainty,
   datasets,
 )
 from experiments.configs import _bayesian_defaults
@@ -80,7 +79,10 @@ def test_a_run_ends_in_figures_and_goes_on_where_it_was(tmp_path):
   assert int(rows[0]['stored_floats']) == 2 * 2 * weights
   assert int(rows[4]['stored_floats']) == 2 * int(rows[2]['active_weights'])
   assert rows[2]['mean_nll'] != rows[2]['nll']
-  assert '| pair |' in (workdir / 'report.md').read_text()
+  report = (workdir / 'report.md').read_text()
+  assert '| pair |' in report
+  for plot in ('reliability_ssvi.png', 'entropy_pair.png'):
+    assert plot in report and (workdir / plot).exists()
 
   # A lost row is made again from the members that the run left, to the digit.
   kept = [r for r in rows if (r['method'], r['seed']) != ('ssvi', '1')]
@@ -196,14 +198,32 @@ def test_corruptions_keep_shape_and_grow_with_severity():
       datasets.corrupt(jax.random.key(0), images, *arguments)
 
 
-def test_shuffled_pixels_keep_every_intensity():
-  images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
-  split = images, np.zeros(5, np.int32)
-  data = datasets.Data('x', split, split, split, 1, ('a',), (0.5,) * 3, (0.2,) * 3)
-  shuffled = _uncertainty.outside_images('pixels_shuffled', data, None, 0)
+def test_images_of_no_class_are_made_of_our_own():
+  # The value of a pixel tells its image, the image its class.
+  labels = np.repeat(np.arange(4), 2)
+  images = np.arange(8, dtype=np.uint8)[:, None, None, None] * 10 + np.zeros(
+    (1, 4, 4, 1), np.uint8
+  )
+  images[:, 0] += 1
+  split = images, labels
+  data = datasets.Data('x', split, split, split, 4, ('a',) * 4, (0.5,), (0.2,))
+  shuffled = datasets.outside('pixels_shuffled', data)
   assert (shuffled != images).any()
-  flat = [np.sort(x.reshape(5, 16, 3), axis=1) for x in (shuffled, images)]
+  flat = [np.sort(x.reshape(8, 16), axis=1) for x in (shuffled, images)]
   np.testing.assert_array_equal(*flat)
+  np.testing.assert_array_equal(
+    datasets.outside('upside_down', data)[:, 3], images[:, 0]
+  )
+  corners = datasets.outside('quadrants', data)[:, 1::2, ::3, 0] // 10
+  for found in corners.reshape(8, 4):
+    assert sorted(labels[found]) == [0, 1, 2, 3]
+  # With four classes in order, the other half of the set is two classes away.
+  pairs = {
+    (10 * a + 10 * b) // 2 for a in range(4) for b in (a // 2 * 2 + 4, a // 2 * 2 + 5)
+  }
+  assert set(datasets.outside('blended', data)[:, 1].ravel().tolist()) <= pairs
+  with pytest.raises(ValueError, match='config.out_of_distribution'):
+    datasets.outside('digits', data)
 
 
 def test_a_table_has_a_line_per_method():
