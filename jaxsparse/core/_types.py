@@ -142,6 +142,26 @@ def zeros_grown(params: Params, evidence: Evidence) -> Params:
   return jax.tree.map(jnp.zeros_like, params)
 
 
+class Rewiring(NamedTuple):
+  """A drop-and-grow rule said as data, so that every execution reads the same rule.
+
+  Attributes:
+    budget: a `rules.Budget`: what is pruned, and in which structure.
+    drop_scores: the worth of active weights; elementwise, so that it can be evaluated
+      on the active weights alone.
+    grow_scores: the worth of inactive weights.
+    growth: what an execution on nonzeros has to supply for `grow_scores`: `'random'`,
+      nothing but a key, or `'gradient'`, gradients off the mask.
+    fraction: schedule, the share of the active units that is replaced.
+  """
+
+  budget: Any
+  drop_scores: Criterion
+  grow_scores: Criterion
+  growth: str
+  fraction: Schedule
+
+
 class MaskRule(NamedTuple):
   """A sparsification method as pure functions.
 
@@ -163,6 +183,11 @@ class MaskRule(NamedTuple):
       a rule that never grows, which spares the reset of moments.
     decides_on_update: whether `update` reads `Evidence.updated_params` (then the
       decision comes after the inner optimizer, which costs one more pass).
+    budget: a `rules.Budget`: what is pruned, for who has to describe the leaves; None
+      where the rule has none.
+    rewiring: what `update` does, where that is dropping and growing; else None.
+    settled_at: the step from which on a second decision changes nothing; None where
+      nobody knows it.
   """
 
   init: Callable[[Evidence], tuple[Masks, Memory]]
@@ -173,6 +198,9 @@ class MaskRule(NamedTuple):
   edit_updates: Callable[..., tuple[Params, Memory]] = _keep_updates
   grown_value: Callable[[Params, Evidence], Params] | None = zeros_grown
   decides_on_update: bool = False
+  budget: Any = None
+  rewiring: Rewiring | None = None
+  settled_at: int | None = None
 
 
 class KeepSparseState(NamedTuple):

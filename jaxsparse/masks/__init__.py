@@ -3,6 +3,7 @@
 from jaxsparse.masks._groups import Block, Channel
 from jaxsparse.masks._ops import apply, density, from_named, from_nonzeros
 from jaxsparse.masks._select import (
+  hash_flat,
   hash_index,
   ordered_keys,
   threshold_counts,
@@ -20,6 +21,7 @@ __all__ = (
   'exclude',
   'from_named',
   'from_nonzeros',
+  'hash_flat',
   'hash_index',
   'lift',
   'ordered_keys',

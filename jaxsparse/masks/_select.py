@@ -83,6 +83,23 @@ def hash_index(shape: tuple[int, ...]) -> jax.Array:
     iota = lax.broadcasted_iota(jnp.uint32, shape, axis)
     index += iota * jnp.uint32(stride % 2**32)
     stride *= shape[axis]
+  return hash_flat(index)
+
+
+def hash_flat(index: jax.Array) -> jax.Array:
+  """The hash of `hash_index` for flat indices that are given.
+
+  Args:
+    index: uint32 array of indices in C order.
+
+  Returns:
+    uint32 array of the same shape; two indices never have one hash.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js
+    >>> hex(int(js.masks.hash_flat(jnp.array([2], 'uint32'))[0]))
+    '0xd1132181'
+  """
   h = index ^ (index >> jnp.uint32(16))
   h *= jnp.uint32(0x7FEB352D)
   h ^= h >> jnp.uint32(15)

@@ -2,15 +2,26 @@
 
 from jaxsparse.rules._access import apply_masks, get_masks, init, view
 from jaxsparse.rules._budget import Budget
-from jaxsparse.rules._drop_grow import drop_grow
+from jaxsparse.rules._drop_grow import drop_grow, rewire, share_of
 from jaxsparse.rules._keep_sparse import keep_sparse
+from jaxsparse.rules._moments import along
+from jaxsparse.rules._moments import hold as hold_moments
+from jaxsparse.rules._moments import reset as reset_moments
+from jaxsparse.rules._parts import Parts, parts_of
 
 __all__ = (
   'Budget',
+  'Parts',
+  'along',
   'apply_masks',
   'drop_grow',
   'get_masks',
+  'hold_moments',
   'init',
   'keep_sparse',
+  'parts_of',
+  'reset_moments',
+  'rewire',
+  'share_of',
   'view',
 )

@@ -10,12 +10,23 @@ from jaxsparse import masks as masks_lib
 
 def _states(opt_state):
   found = core.sparse_states(opt_state)
+  if not found and _holds_patterns(opt_state):
+    raise ValueError(
+      'opt_state: it is that of compact training, which holds patterns instead of masks;'
+      ' use js.compact.get_patterns, or js.compact.densify first.'
+    )
   if not found:
     raise ValueError(
       'opt_state: no KeepSparseState in it; was the optimizer wrapped by a transform'
       f' of jaxsparse? Got {type(opt_state).__name__}.'
     )
   return found
+
+
+def _holds_patterns(opt_state):
+  """Whether a state of compact training is in it; that room is above this one."""
+  has = lambda x: isinstance(x, tuple) and hasattr(x, 'patterns')
+  return any(map(has, jax.tree.leaves(opt_state, is_leaf=has)))
 
 
 def _is_node(x):

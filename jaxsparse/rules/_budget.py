@@ -5,7 +5,7 @@ import dataclasses
 import math
 from typing import Any
 
-from jaxsparse import core
+from jaxsparse import core, schedules
 from jaxsparse import masks as masks_lib
 from jaxsparse.rules import _apportion, _values
 
@@ -55,6 +55,12 @@ class Budget:
   def require_rising(self, who: str) -> None:
     """Raises ValueError for a sparsity that starts above its end."""
     _values.check_rising(self.sparsity, who)
+
+  def settled_at(self) -> int | None:
+    """The step from which on the sparsity stays; None where nobody knows it."""
+    steps = [schedules.settled_at(s) for s in _values.each(self.sparsity).values()]
+    known = [s for s in steps if s is not None]
+    return max(known, default=0) if len(known) == len(steps) else None
 
   def pruned(self, params) -> dict[str, core.Leaf]:
     """The pruned leaves of one field, by name."""

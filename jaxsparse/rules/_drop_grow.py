@@ -1,5 +1,6 @@
 """The one drop-and-grow engine: SET, RigL and every later rewiring rule."""
 
+import jax
 import jax.numpy as jnp
 
 from jaxsparse import core
@@ -58,7 +59,7 @@ def drop_grow(
       num_alive, count = left[name], wanted[name]
     else:
       count = structures[name].count(leaf, active)
-      num_alive = count - _share(fraction, count)
+      num_alive = count - share_of(fraction, count)
     worth = masks_lib.exclude(~active, drop[name])
     alive = structures[name].survivors(leaf, worth, num_alive)
     # A NaN ranks below what is inactive; it must not let an inactive unit survive.
@@ -72,8 +73,50 @@ def drop_grow(
   )
 
 
-def _share(fraction, count):
-  """`floor(fraction * count)` of an int32 count."""
+def rewire(rewiring: core.Rewiring):
+  """The `update` of a rule that drops and grows.
+
+  Args:
+    rewiring: what to drop and what to grow.
+
+  Returns:
+    `(evidence, memory) -> Decision`, for `MaskRule.update`.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js
+    >>> budget = js.rules.Budget(
+    ...   0.5, js.distributions.uniform, js.masks.Unstructured(), '*')
+    >>> update = js.rules.rewire(js.core.Rewiring(
+    ...   budget, js.criteria.magnitude, js.criteria.magnitude, 'gradient',
+    ...   js.schedules.constant(0.5)))
+    >>> params = {'w': jnp.array([[3., 1.], [2., 0.]])}
+    >>> masks = {'w': jnp.array([[True, True], [False, False]])}
+    >>> e = js.core.Evidence((params,), None, None, masks, jnp.int32(0), None)
+    >>> update(e, None).masks['w'].tolist()
+    [[True, False], [True, False]]
+  """
+
+  def update(evidence, memory):
+    decision = drop_grow(
+      rewiring.budget,
+      evidence,
+      drop_scores=rewiring.drop_scores(evidence),
+      grow_scores=rewiring.grow_scores(evidence),
+      fraction=rewiring.fraction(evidence.step),
+    )
+    return decision._replace(memory=memory)
+
+  return update
+
+
+def share_of(fraction, count) -> jax.Array:
+  """`floor(fraction * count)` of an int32 count: how many units go.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js
+    >>> int(js.rules.share_of(0.3, jnp.int32(9)))
+    2
+  """
   # In float32 the product of a large count may round up to the next integer.
   product = jnp.floor(fraction * count.astype(jnp.float32)).astype(jnp.int32)
   return jnp.minimum(product, count)
@@ -95,7 +138,7 @@ def _pooled(leaves, structures, old, drop, grow, fraction):
     top = masks_lib.top_k_mask(worth[name], 1, tuple(range(len(leaf.shape))))
     best[name] = masks_lib.lift(top, worth[name])
   spare = jnp.maximum(total - len(leaves), 0)
-  gone = jnp.minimum(_share(fraction, total), spare)
+  gone = jnp.minimum(share_of(fraction, total), spare)
   left = masks_lib.threshold_counts(best, total - gone)
   alive = {
     n: structures[n].survivors(leaf, worth[n], left[n]) & old[n]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsparse import core
-from jaxsparse.rules import _moments
+from jaxsparse.rules import _moments, _parts
 
 
 def spread(rule: core.MaskRule, masks, params):
@@ -143,7 +143,8 @@ def keep_sparse(
       optax.safe_increment(state.step), decision.masks, memory, stepped, state.key
     )
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  parts = _parts.Parts(inner, rule, when, seed, skip_step)
+  return optax.GradientTransformationExtraArgs(init, _parts.attach(update, parts))
 
 
 def _evidence(rule, state, trained, grads) -> core.Evidence:

@@ -11,8 +11,9 @@ from jaxsparse.schedules._numbers import (
   cosine_sparsity,
   cubic,
   one_shot,
+  settled_at,
 )
-from jaxsparse.schedules._times import always, at, every, never
+from jaxsparse.schedules._times import always, at, every, last_step, never
 
 __all__ = (
   'always',
@@ -23,6 +24,8 @@ __all__ = (
   'cosine_sparsity',
   'cubic',
   'every',
+  'last_step',
   'never',
   'one_shot',
+  'settled_at',
 )

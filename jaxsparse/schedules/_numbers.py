@@ -57,7 +57,7 @@ def constant(value: float) -> core.Schedule:
     0.5
   """
   _checks.finite('value', value)
-  return lambda step: jnp.full(jnp.shape(step), value, jnp.float32)
+  return _settling(lambda step: jnp.full(jnp.shape(step), value, jnp.float32), 0)
 
 
 def cosine(initial: float, stop: int, final: float = 0.0) -> core.Schedule:
@@ -116,9 +116,8 @@ def cosine_sparsity(
   """
   left = _time_left(final, start, stop, initial)
   # (1 + cos(pi u)) / 2 as a square: exactly 1 and 0 at the ends, also in float32.
-  return lambda step: _between(
-    initial, final, jnp.sin(left(step) * jnp.float32(math.pi / 2)) ** 2
-  )
+  share = lambda step: jnp.sin(left(step) * jnp.float32(math.pi / 2)) ** 2
+  return _settling(lambda step: _between(initial, final, share(step)), stop)
 
 
 def cubic(final: float, start: int, stop: int, initial: float = 0.0) -> core.Schedule:
@@ -148,7 +147,7 @@ def cubic(final: float, start: int, stop: int, initial: float = 0.0) -> core.Sch
   Zhu & Gupta, "To prune, or not to prune", 2017, equation 1.
   """
   left = _time_left(final, start, stop, initial)
-  return lambda step: _between(initial, final, left(step) ** 3)
+  return _settling(lambda step: _between(initial, final, left(step) ** 3), stop)
 
 
 def one_shot(final: float, at: int) -> core.Schedule:
@@ -172,9 +171,33 @@ def one_shot(final: float, at: int) -> core.Schedule:
   """
   _checks.fraction('final', final)
   _checks.step('at', at)
-  return lambda step: jnp.where(
-    _checks.as_step(step) >= at, jnp.float32(final), jnp.float32(0)
+  zero = jnp.float32(0)
+  return _settling(
+    lambda step: jnp.where(_checks.as_step(step) >= at, jnp.float32(final), zero), at
   )
+
+
+def settled_at(schedule) -> int | None:
+  """The step from which on a schedule keeps its value.
+
+  Args:
+    schedule: a schedule, or a number.
+
+  Returns:
+    A step; 0 for a number, None for a function that is none of this room's.
+
+  Example:
+    >>> import jaxsparse as js
+    >>> js.schedules.settled_at(js.schedules.cubic(0.9, start=10, stop=50))
+    50
+  """
+  return getattr(schedule, 'settled_at', None) if callable(schedule) else 0
+
+
+def _settling(schedule, step):
+  """The schedule, which now knows from which step on it is constant."""
+  schedule.settled_at = step
+  return schedule
 
 
 def _time_left(final, start, stop, initial):

@@ -1,6 +1,7 @@
 """Times of rewiring: functions of the step that return a bool."""
 
 from collections.abc import Sequence
+import math
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ def at(*steps: int | Sequence[int]) -> core.When:
     step = _checks.as_step(step)
     return jnp.any(step[..., None] == chosen.reshape((1,) * step.ndim + (-1,)), -1)
 
-  return when
+  return _ending(when, int(chosen[-1]))
 
 
 def every(n: int, start: int | None = None, stop: int | None = None) -> core.When:
@@ -87,7 +88,9 @@ def every(n: int, start: int | None = None, stop: int | None = None) -> core.Whe
     due = (step % jnp.int32(n) == 0) & (step >= start)
     return due if stop is None else due & (step < stop)
 
-  return when
+  last = math.inf if stop is None else (stop - 1) // n * n
+  # The multiples of n may have ended before `start`.
+  return _ending(when, last if last >= start else -1)
 
 
 def never(step) -> jax.Array:
@@ -99,3 +102,31 @@ def never(step) -> jax.Array:
     False
   """
   return jnp.zeros(jnp.shape(step), bool)
+
+
+def last_step(when) -> int | float | None:
+  """The last step at which a time of rewiring is True.
+
+  Args:
+    when: a function `step -> bool`, or None for never.
+
+  Returns:
+    A step; -1 where none is, `math.inf` where there is no end, None for a function that
+    is none of this room's.
+
+  Example:
+    >>> import jaxsparse as js
+    >>> js.schedules.last_step(js.schedules.every(10, stop=35))
+    30
+  """
+  return -1 if when is None else getattr(when, 'last_step', None)
+
+
+def _ending(when, step):
+  """The function, which now knows the last step at which it is True."""
+  when.last_step = step
+  return when
+
+
+_ending(always, math.inf)
+_ending(never, -1)

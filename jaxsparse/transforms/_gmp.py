@@ -40,7 +40,13 @@ def gmp_rule(
     return core.Decision(masks, None, memory)
 
   return core.MaskRule(
-    init=init, update=update, grown_value=None, decides_on_update=True
+    init=init,
+    update=update,
+    grown_value=None,
+    decides_on_update=True,
+    budget=budget,
+    # Masks only shrink: at the final sparsity they have nowhere to go.
+    settled_at=budget.settled_at(),
   )
 
 

@@ -27,18 +27,21 @@ def rigl_rule(budget: rules.Budget, drop_fraction) -> core.MaskRule:
   def init(evidence):
     return budget.masks(evidence.params[0], criteria.random(evidence)), None
 
-  def update(evidence, memory):
-    decision = rules.drop_grow(
-      budget,
-      evidence,
-      drop_scores=criteria.magnitude(evidence),
-      # Dense: only the inner optimizer gets gradients that are masked.
-      grow_scores=jax.tree.map(jnp.abs, evidence.grads[0]),
-      fraction=fraction(evidence.step),
-    )
-    return decision._replace(memory=memory)
+  rewiring = core.Rewiring(
+    budget,
+    drop_scores=criteria.magnitude,
+    grow_scores=_gradient_magnitude,
+    growth='gradient',
+    fraction=fraction,
+  )
+  return core.MaskRule(
+    init=init, update=rules.rewire(rewiring), budget=budget, rewiring=rewiring
+  )
 
-  return core.MaskRule(init=init, update=update)
+
+def _gradient_magnitude(evidence):
+  # Dense: only the inner optimizer gets gradients that are masked.
+  return jax.tree.map(jnp.abs, evidence.grads[0])
 
 
 def rigl(

@@ -25,17 +25,16 @@ def set_rule(budget: rules.Budget, drop_fraction) -> core.MaskRule:
   def init(evidence):
     return budget.masks(evidence.params[0], criteria.random(evidence)), None
 
-  def update(evidence, memory):
-    decision = rules.drop_grow(
-      budget,
-      evidence,
-      drop_scores=criteria.magnitude(evidence),
-      grow_scores=criteria.random(evidence),
-      fraction=fraction(evidence.step),
-    )
-    return decision._replace(memory=memory)
-
-  return core.MaskRule(init=init, update=update)
+  rewiring = core.Rewiring(
+    budget,
+    drop_scores=criteria.magnitude,
+    grow_scores=criteria.random,
+    growth='random',
+    fraction=fraction,
+  )
+  return core.MaskRule(
+    init=init, update=rules.rewire(rewiring), budget=budget, rewiring=rewiring
+  )
 
 
 def set(

@@ -65,7 +65,7 @@ def static_rule(
 
     return jax.lax.fori_loop(1, iterations, prune_again, first), None
 
-  return core.MaskRule(init=init, grown_value=None)
+  return core.MaskRule(init=init, grown_value=None, budget=budget)
 
 
 def _given_rule(masks: core.Masks) -> core.MaskRule:

@@ -71,6 +71,7 @@ def ste_rule(budget: rules.Budget, decay: float = 0.0) -> core.MaskRule:
     edit_updates=edit_updates,
     grown_value=None,
     decides_on_update=True,
+    budget=budget,
   )
 
 
