@@ -127,6 +127,41 @@ def test_schedules_serve_optax_and_scan():
 
 
 @pytest.mark.parametrize(
+  'when, last',
+  [
+    (js.schedules.every(10), np.inf),
+    (js.schedules.every(10, stop=30), 20),
+    (js.schedules.every(10, stop=31), 30),
+    (js.schedules.every(10, start=21, stop=29), -1),
+    (js.schedules.every(10, stop=10), -1),
+    (js.schedules.at(7, 3), 7),
+    (js.schedules.always, np.inf),
+    (js.schedules.never, -1),
+    (None, -1),
+    (lambda step: step == 3, None),
+  ],
+)
+def test_last_step(when, last):
+  assert js.schedules.last_step(when) == last
+  if last not in (None, np.inf) and when is not None:
+    assert ([-1] + [t for t in range(40) if when(t)])[-1] == last
+
+
+def test_settled_at():
+  settled_at = js.schedules.settled_at
+  for schedule in (
+    js.schedules.cubic(0.9, 5, 20),
+    js.schedules.cosine(0.3, 20),
+    js.schedules.cosine_sparsity(0.3, 1, 20),
+    js.schedules.one_shot(0.5, at=20),
+  ):
+    assert settled_at(schedule) == 20
+    assert float(schedule(19)) != float(schedule(20)) == float(schedule(99))
+  assert settled_at(js.schedules.constant(0.5)) == settled_at(0.5) == 0
+  assert settled_at(lambda step: 0.5) is None
+
+
+@pytest.mark.parametrize(
   'make, message',
   [
     (lambda: js.schedules.constant(float('nan')), 'value=nan'),

@@ -281,3 +281,9 @@ def test_inside_shard_map(check_vma):
   )
   mask = np.asarray(jax.jit(run)(given))
   assert (mask.sum(1) == 11).all()
+
+
+def test_the_hash_of_given_indices_is_that_of_all():
+  index = jnp.array([[5, 0], [23, 7]], jnp.uint32)
+  whole = js.masks.hash_index((2, 3, 4)).reshape(-1)
+  assert js.masks.hash_flat(index).tolist() == whole[index.astype(int)].tolist()
