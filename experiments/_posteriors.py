@@ -13,7 +13,7 @@ from experiments.configs import _bayesian_defaults
 import jaxsparse as js
 
 _FAMILIES = ('mean_field', 'ssvi', 'ssvi_released')
-_ESTIMATORS = ('weight_sampling', 'mean_weights')
+_ESTIMATORS = ('flipout', 'local_reparametrization', 'mean_weights', 'weight_sampling')
 _DRAWS = ('', 'dropout')
 _METHOD_KEYS = (
   'cycles',
@@ -41,7 +41,7 @@ def check(config) -> types.SimpleNamespace:
     _check_method(spec, config.methods)
   for spec in (s for s in chosen(config) if 'ensemble' in s):
     groups(config.seeds, spec['members'])  # Refused now, not after the training.
-  _names.choose(config.estimator, _ESTIMATORS, 'config.estimator')
+  check_estimator(config)
   for key in ('samples', 'corrupted_images'):
     if getattr(config, key) < 1:
       raise ValueError(f'config.{key}: got {getattr(config, key)}, wanted at least 1.')
@@ -50,21 +50,31 @@ def check(config) -> types.SimpleNamespace:
   return config
 
 
+def check_estimator(config):
+  """Refuses an estimator that `js.bayes` does not have."""
+  _names.choose(config.estimator, _ESTIMATORS, 'config.estimator')
+
+
+def check_kind(spec, kinds) -> None:
+  """Refuses a method that is none of these kinds, or two, or one of no such name."""
+  where = f'method {spec["name"]}'
+  found = [k for k in kinds if k in spec]
+  if len(found) != 1:
+    wanted = ' and '.join([', '.join(kinds[:-1]), kinds[-1]])
+    raise ValueError(f'{where}: got {found}, wanted one of {wanted}.')
+  if 'posterior' in spec:
+    _names.choose(spec['posterior'], _FAMILIES, f'posterior of {where}')
+  elif 'transform' in spec:
+    _settings.transform_of(spec)
+
+
 def _check_method(spec, specs):
   where = f'method {spec["name"]}'
   for key in spec.get('settings', {}):
     _names.choose(key, _SETTINGS, f'settings of {where}')
   _names.choose(spec.get('draws', ''), _DRAWS, f'draws of {where}')
-  kinds = [k for k in ('transform', 'posterior', 'ensemble') if k in spec]
-  if len(kinds) != 1:
-    raise ValueError(
-      f'{where}: got {kinds}, wanted one of transform, posterior and ensemble.'
-    )
-  if 'posterior' in spec:
-    _names.choose(spec['posterior'], _FAMILIES, f'posterior of {where}')
-  elif 'transform' in spec:
-    _settings.transform_of(spec)
-  else:
+  check_kind(spec, ('transform', 'posterior', 'ensemble'))
+  if 'ensemble' in spec:
     trained = [s['name'] for s in specs if 'ensemble' not in s]
     _names.choose(spec['ensemble'], trained, f'ensemble of {where}')
     if spec.get('members', 0) < 2:
@@ -105,6 +115,12 @@ def cycles(spec, num_steps: int, per_call: int):
       f'method {spec["name"]}: cycles={shares} are too short for {num_steps} steps.'
     )
   return lengths, tuple(ends)
+
+
+def handler(config):
+  """The handler that an estimator needs in the model's layers; None for most."""
+  by_layer = config.estimator in ('flipout', 'local_reparametrization')
+  return js.bayes.noisy_product if by_layer else None
 
 
 def optimizer(config, spec, seed, lengths: tuple[int, ...]):

@@ -67,7 +67,7 @@ def check_common(config, known: dict, method_keys) -> types.SimpleNamespace:
   _check_keys(config, known, 'config')
   config = types.SimpleNamespace(**_dicts(config))
   for key in ('model', 'optimizer', 'learning_rate', 'augment'):
-    if isinstance(getattr(config, key), dict):
+    if isinstance(getattr(config, key, None), dict):
       _check_keys(getattr(config, key), known[key], f'config.{key}')
   wrong = [spec for spec in config.methods if not isinstance(spec, Mapping)]
   if wrong:

@@ -12,7 +12,7 @@ from experiments.configs import _bayesian, _bayesian_defaults
 
 _MODELS = {
   'lenet300': dict(name='MLP', api='linen', options=dict(features=(300, 100))),
-  'lenet5': dict(name='LeNet5', api='linen', options={}),
+  'lenet5': dict(name='LeNet5', api='linen', options=dict(features=(6, 16, 120, 84))),
 }
 
 

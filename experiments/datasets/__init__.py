@@ -1,4 +1,4 @@
-"""Image-classification data in memory, its batches, augmentation and corruption.
+"""Data in memory: images, their batches, augmentation, corruption; regression sets.
 
 The `digits` data set is a real TFDS builder: `from experiments.datasets import digits`
 makes it known to `tfds.data_source`.
@@ -9,15 +9,27 @@ from experiments.datasets._batches import batch_indices, epoch_order
 from experiments.datasets._corruptions import CORRUPTIONS, corrupt
 from experiments.datasets._load import Data, load
 from experiments.datasets._outside import outside
+from experiments.datasets._regression import (
+  REGRESSION_SETS,
+  RegressionData,
+  Standardized,
+  load_regression,
+  standardize,
+)
 
 __all__ = (
   'CORRUPTIONS',
   'Data',
+  'REGRESSION_SETS',
+  'RegressionData',
+  'Standardized',
   'augment',
   'batch_indices',
   'corrupt',
   'epoch_order',
   'load',
+  'load_regression',
   'normalize',
+  'standardize',
   'outside',
 )

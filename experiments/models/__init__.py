@@ -1,10 +1,11 @@
-"""Small image classifiers in Linen and NNX, and one adapter for both."""
+"""Small networks in Linen and NNX, and one adapter for both."""
 
 from experiments.models._adapters import Model, from_linen, from_nnx
 from experiments.models._matched import matched_width, num_params
 from experiments.models.lenet5 import LeNet5
 from experiments.models.mlp import MLP
 from experiments.models.mlp_nnx import NnxMLP
+from experiments.models.regressor import Regressor
 from experiments.models.resnet import ResNet
 from experiments.models.resnet_nnx import NnxResNet
 from experiments.models.vit import ViT
@@ -19,6 +20,7 @@ __all__ = (
   'Model',
   'NnxMLP',
   'NnxResNet',
+  'Regressor',
   'ResNet',
   'ViT',
   'WideResNet',
