@@ -4,7 +4,7 @@ r"""Bayesian LeNets on Fashion-MNIST, with images of no class beside.
         --config=experiments/configs/fashion_mnist_bayesian.py:lenet300,0.95
 
 DIR holds Fashion-MNIST and MNIST, prepared by TFDS. The argument is the network,
-lenet300 (30 epochs) or lenet5 (12), and the sparsity; what does not depend on the
+lenet300 (30 epochs) or lenet5 (8), and the sparsity; what does not depend on the
 sparsity need not be trained again: `--config.only=rigl_98,ssvi_98,...`.
 """
 
@@ -22,7 +22,7 @@ def get_config(argument='lenet300,0.95'):
   config.name = f'fashion_mnist_bayesian_{network}'
   config.dataset = 'fashion_mnist'
   config.model = _MODELS[network]
-  config.epochs, config.num_steps = {'lenet300': 30, 'lenet5': 12}[network], 0
+  config.epochs, config.num_steps = {'lenet300': 30, 'lenet5': 8}[network], 0
   config.optimizer = dict(name='adam', kwargs={})
   config.learning_rate = dict(
     name='cosine_decay_schedule', kwargs=dict(init_value=5e-3, decay_steps=1.0)
