@@ -1,9 +1,11 @@
 """Arrays that hold their nonzeros only, and products with them."""
 
 from jaxsparse.sparse._arrays import SparseArray, from_mask, to_dense
+from jaxsparse.sparse._backends import choose_backend
 from jaxsparse.sparse._check import check
+from jaxsparse.sparse._conv import conv
 from jaxsparse.sparse._formats import Format, choose_format
-from jaxsparse.sparse._matmul import choose_backend, matmul, take
+from jaxsparse.sparse._matmul import matmul, take
 from jaxsparse.sparse._patterns import (
   Pattern,
   coordinates,
@@ -20,6 +22,7 @@ __all__ = (
   'check',
   'choose_backend',
   'choose_format',
+  'conv',
   'coordinates',
   'from_coordinates',
   'from_mask',

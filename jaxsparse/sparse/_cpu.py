@@ -60,6 +60,46 @@ def take_backward(pattern, ids, dy):
   return _call(fmt, 'jaxsparse_take_backward', result, *places, ids, dy)
 
 
-def _call(fmt, name, results, *args):
+def conv(values, pattern, x, geometry):
+  """The convolution of images (n, h, w, c), in the layout that they have in Flax."""
+  fmt = pattern.format
+  call = jax.ffi.ffi_call(
+    'jaxsparse_conv_forward',
+    jax.ShapeDtypeStruct(geometry.y_shape, jnp.float32),
+    vmap_method='sequential',
+  )
+  return call(
+    values,
+    pattern.starts,
+    pattern.inputs,
+    x,
+    input_tiles=np.int64(fmt.input_tiles),
+    block=np.int64(fmt.block),
+    sizes=_sizes(geometry),
+  )
+
+
+def conv_backward(values, pattern, x, dy, geometry):
+  """`(dx, dvalues)`; without x or without values that half is None."""
+  fmt, name = pattern.format, 'jaxsparse_conv_backward'
+  dx = jax.ShapeDtypeStruct(geometry.x_shape, jnp.float32)
+  dvalues = jax.ShapeDtypeStruct((pattern.capacity * fmt.block,), jnp.float32)
+  places = (pattern.back_starts, pattern.back_rows, pattern.order)
+  options = {'sizes': _sizes(geometry)}
+  if values is None:
+    return None, _call(fmt, f'{name}_values', dvalues, *places, x, dy, **options)
+  if x is None:
+    return _call(fmt, f'{name}_x', dx, values, *places, dy, **options), None
+  return _call(fmt, name, (dx, dvalues), values, *places, x, dy, **options)
+
+
+def _sizes(geometry):
+  """The taps of a kernel, the strides, and what is padded before the first place."""
+  before = [pair[0] for pair in geometry.padding]
+  return np.array([*geometry.kernel, *geometry.strides, *before], np.int64)
+
+
+def _call(fmt, name, results, *args, **options):
   call = jax.ffi.ffi_call(name, results, vmap_method='sequential')
-  return call(*args, row_tiles=np.int64(fmt.row_tiles), block=np.int64(fmt.block))
+  tiles = dict(row_tiles=np.int64(fmt.row_tiles), block=np.int64(fmt.block))
+  return call(*args, **tiles, **options)

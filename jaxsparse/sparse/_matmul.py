@@ -1,4 +1,4 @@
-"""The products with a sparse weight, their gradients, and who computes them."""
+"""Products with a sparse weight, and their gradients."""
 
 import functools
 import math
@@ -8,15 +8,10 @@ from jax.custom_derivatives import SymbolicZero
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse import native
-from jaxsparse.sparse import _arrays, _cpu, _patterns, _reference
+from jaxsparse.sparse import _arrays, _backends
 
-_BACKENDS = {'cpu': _cpu, 'reference': _reference}
-# The sparsity from which the kernels beat a dense product, by measurement (1024 wide).
-# A batch of less than one vector costs as much as a whole one.
-_BREAK_EVEN = 0.3
-_SMALL_BATCH = 8
-_BREAK_EVEN_SMALL = {'weights': 0.88, 'blocks': 0.75}
+# Rows of a table are read one by one, so that one id is no special case.
+_MANY = 128
 
 
 def matmul(
@@ -66,7 +61,7 @@ def matmul(
       f'{", ".join(map(str, given))}) for a weight of shape {fmt.shape}.'
     )
   batch = math.prod(lead)
-  backend = _backend(backend, weight.pattern, batch)
+  backend = _backends.pick(backend, weight.pattern, batch)
   dtype = jnp.result_type(x.dtype, weight.values.dtype)
   y = _matmul(
     backend,
@@ -112,75 +107,21 @@ def take(
     )
   flat = ids.reshape(-1).astype(jnp.int32)
   flat = jnp.where(flat < 0, flat + np.int32(fmt.inputs), flat)
-  # Rows are read one by one, so that one id is no special case.
-  backend = _backend(backend, weight.pattern, _SMALL_BATCH)
+  backend = _backends.pick(backend, weight.pattern, _MANY)
   values = weight.values.astype(jnp.float32)
   rows = _take(backend, values, weight.pattern, flat)
   return rows.reshape(*ids.shape, *fmt.out_shape).astype(weight.values.dtype)
 
 
-def choose_backend(pattern: _patterns.Pattern, batch: int) -> str:
-  """Which implementation `matmul` takes where it is traced.
-
-  `'cpu'`, the C++ kernels, where they are available, see arrays of one device, and were
-  measured to be faster than a dense product; else `'reference'`, plain jnp.
-
-  Args:
-    pattern: the pattern of the weight; its capacity tells the sparsity.
-    batch: how many products.
-
-  Returns:
-    `'cpu'` or `'reference'`.
-
-  Example:
-    >>> import jax.numpy as jnp, jaxsparse as js
-    >>> fmt = js.sparse.Format((4, 4))
-    >>> full = js.sparse.pattern_of(jnp.ones((4, 4), bool), fmt, 16)
-    >>> js.sparse.choose_backend(full, 128)
-    'reference'
-  """
-  fmt = pattern.format
-  sparsity = 1 - _patterns.density_of(pattern)
-  kind = 'weights' if fmt.block == 1 else 'blocks'
-  small = batch < _SMALL_BATCH
-  pays = sparsity >= (_BREAK_EVEN_SMALL[kind] if small else _BREAK_EVEN)
-  usable = pays and _has_kernel(fmt) and native.available() and native.stays_whole()
-  return 'cpu' if usable else 'reference'
-
-
-def _backend(given, pattern, batch):
-  """The backend that is asked for, if it can be used, or the best one."""
-  if given is None:
-    return choose_backend(pattern, batch)
-  if given not in _BACKENDS:
-    raise ValueError(f'backend={given!r}: wanted one of {tuple(_BACKENDS)}, or None.')
-  if given == 'cpu':
-    _require_cpu(pattern.format)
-  return given
-
-
-def _has_kernel(fmt):
-  return fmt.block == 1 or fmt.block % 4 == 0
-
-
-def _require_cpu(fmt):
-  if not native.available():
-    raise ValueError(f"backend='cpu': {native.why_not()}.")
-  if not _has_kernel(fmt):
-    raise ValueError(
-      f"backend='cpu': block={fmt.block}; the kernels have 1 and multiples of 4."
-    )
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _matmul(backend, transpose, x, values, pattern):
   if transpose:
-    return _BACKENDS[backend].backward(values, pattern, None, x)[0]
-  return _BACKENDS[backend].forward(values, pattern, x)
+    return _backends.MODULES[backend].backward(values, pattern, None, x)[0]
+  return _backends.MODULES[backend].forward(values, pattern, x)
 
 
 def _matmul_forward(backend, transpose, x, values, pattern):
-  plain = _plain(pattern)
+  plain = _backends.plain(pattern)
   y = _matmul(backend, transpose, x.value, values.value, plain)
   # What nobody differentiates is not computed: dx of a first layer, dW of a frozen one.
   saved_x = x.value if values.perturbed else None
@@ -192,7 +133,7 @@ def _matmul_backward(backend, transpose, saved, dy):
   x, values, pattern = saved
   if isinstance(dy, SymbolicZero) or (x is None and values is None):
     return None, None, None
-  which = _BACKENDS[backend]
+  which = _backends.MODULES[backend]
   if not transpose:
     dx, dvalues = which.backward(values, pattern, x, dy)
     return dx, dvalues, None
@@ -204,22 +145,15 @@ def _matmul_backward(backend, transpose, saved, dy):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _take(backend, values, pattern, ids):
-  return _BACKENDS[backend].take(values, pattern, ids)
+  return _backends.MODULES[backend].take(values, pattern, ids)
 
 
 def _take_forward(backend, values, pattern, ids):
-  return _BACKENDS[backend].take(values, pattern, ids), (pattern, ids)
+  return _backends.MODULES[backend].take(values, pattern, ids), (pattern, ids)
 
 
 def _take_backward(backend, saved, dy):
-  return _BACKENDS[backend].take_backward(*saved, dy), None, None
-
-
-def _plain(pattern):
-  """The arrays of a pattern out of what `symbolic_zeros` wraps them in."""
-  return jax.tree.map(
-    lambda p: p.value, pattern, is_leaf=lambda p: hasattr(p, 'perturbed')
-  )
+  return _backends.MODULES[backend].take_backward(*saved, dy), None, None
 
 
 _matmul.defvjp(_matmul_forward, _matmul_backward, symbolic_zeros=True)

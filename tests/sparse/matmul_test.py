@@ -326,7 +326,7 @@ def test_the_kernels_never_read_out_of_bounds(field, place, value, message):
   pattern = dataclasses.replace(array.pattern, **{field: changed})
   wrong = dataclasses.replace(array, pattern=pattern)
   with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match=message):
-    run(wrong, jnp.ones((7, 40)), jnp.ones((7, 48)), 'cpu')
+    jax.block_until_ready(run(wrong, jnp.ones((7, 40)), jnp.ones((7, 48)), 'cpu'))
 
 
 @needs_native

@@ -49,6 +49,26 @@ struct BackwardTile {
   int vectors;
 };
 
+// A convolution as shifts: entry k of segment s adds values[k] times what stands
+// offsets[k] floats from a tile's place in a window of the source. A segment is an
+// output feature (forward) or an input feature (backward).
+struct Shifts {
+  const int32_t* starts;  // (segments + 1)
+  const int32_t* offsets;
+  const float* values;
+};
+
+// A tile of positions, `rows` rows of `vectors` vectors. What is not in the window are
+// arrays (segment, row, vector), from the first segment that is asked for.
+struct ConvTile {
+  const float* window;
+  int64_t window_row;  // floats from a row of the tile to the next
+  int rows, vectors;
+  const float* x;  // of the backward product
+  float* out;      // y, or dx; dx is not computed where null.
+  float* dvalues;  // One per entry, added to; not computed where null.
+};
+
 // The numbers to select from: bits of scores, seen as ordered uint32 keys.
 enum class ScoreKind : int32_t { kUint32 = 0, kInt32 = 1, kFloat32 = 2, kBfloat16 = 3 };
 
@@ -87,6 +107,18 @@ struct Kernels {
   // The forward product of one vector, batch 1.
   void (*forward_vector)(const Pattern&, const float* values, const float* x, float* y,
                          int begin, int end);
+
+  // y, or dx and the dvalues, of segments begin to end of a tile: 1 or 2 rows of up to 4
+  // vectors, backward no more than backward_vectors of them.
+  void (*conv_forward)(const Shifts&, const ConvTile&, int begin, int end);
+  void (*conv_backward)(const Shifts&, const ConvTile&, int begin, int end);
+
+  // to[c * stride + lane] = from[offsets[lane] + c] for one vector of lanes, 0 where an
+  // offset is negative; and back, where nothing is written for a negative offset.
+  void (*pack_lanes)(const float* from, const int64_t* offsets, int channels, float* to,
+                     int64_t stride);
+  void (*unpack_lanes)(const float* from, int64_t stride, int channels, float* to,
+                       const int64_t* offsets);
 
   // The largest of `n` indices, 0 when there are none.
   int64_t (*largest_index)(const void* indices, bool wide, int64_t n);

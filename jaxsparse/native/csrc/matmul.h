@@ -160,18 +160,19 @@ void forward_one_blocks(const Pattern& p, const float* values, const float* x, f
   }
 }
 
-// Up to 4 rows of dy against one input: dx += w dy, and the products dy . x.
-template <int NV, bool kDx, bool kDw>
+// Up to 4 rows of dy against one input: dx += w dy, and the products dy . x. The
+// vectors of a row may be two runs, `stride` floats apart.
+template <int NV, bool kDx, bool kDw, int kRun = NV>
 JAXSPARSE_INLINE void four_rows(const Vec (&x)[NV], Vec (&dx)[NV],
                                 const float* const (&dy)[4], const float (&w)[4], int n,
-                                float (&products)[4]) {
+                                float (&products)[4], int64_t stride = 0) {
   Vec sum[4] = {};
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     if (i < n) {
 #pragma GCC unroll 8
       for (int j = 0; j < NV; ++j) {
-        const Vec d = load(dy[i] + j * kWidth);
+        const Vec d = load(dy[i] + j / kRun * stride + j % kRun * kWidth);
         if (kDx) dx[j] += w[i] * d;
         if (kDw) sum[i] += x[j] * d;
       }

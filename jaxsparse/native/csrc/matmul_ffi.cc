@@ -4,12 +4,10 @@
 #include <cstring>
 #include <vector>
 
+#include "bindings.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "pattern_checks.h"
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
 
 namespace jaxsparse {
 namespace {
@@ -64,29 +62,29 @@ int64_t chunks_for(ffi::ThreadPool& pool, int64_t parts, int64_t rows) {
   return std::max<int64_t>(1, std::min(rows, 4 * threads / parts));
 }
 
+ffi::Error check_block(int64_t block) {
+  if (block < 1 || (block > 1 && block % 4)) {
+    return refuse("block must be 1 or a multiple of 4.");
+  }
+  return ffi::Error::Success();
+}
+
 ffi::Error Forward(ffi::ThreadPool pool, Floats values, Ints starts,
-                   ffi::AnyBuffer inputs, Floats x, int64_t input_tiles, int64_t block,
+                   ffi::AnyBuffer inputs, int64_t input_tiles, int64_t block, Floats x,
                    FloatResult y) {
   const auto x_dims = x.dimensions(), y_dims = y->dimensions();
   if (x_dims.size() != 2 || y_dims.size() != 2 || x_dims[1] != y_dims[1]) {
     return refuse("x and y are not matrices of one batch.");
   }
   const int64_t num_inputs = x_dims[0], outputs = y_dims[0], batch = x_dims[1];
-  if (ffi::Error e = check_block(block, outputs); e.failure()) return e;
-  const int64_t rows = outputs / block;
-  const int64_t capacity = values.element_count() / block;
+  if (ffi::Error e = check_block(block); e.failure()) return e;
   Pattern p = {};
-  if (ffi::Error e = read_half("forward", starts, inputs, input_tiles * rows,
-                               num_inputs, capacity, p.wide);
+  if (ffi::Error e = read_forward(starts, inputs, input_tiles, block, num_inputs, outputs,
+                                  values.element_count(), p);
       e.failure()) {
     return e;
   }
-  p.starts = starts.typed_data();
-  p.inputs = inputs.untyped_data();
-  p.input_tiles = static_cast<int32_t>(input_tiles);
-  p.num_inputs = static_cast<int32_t>(num_inputs);
-  p.rows = static_cast<int32_t>(rows);
-  p.block = static_cast<int32_t>(block);
+  const int64_t rows = p.rows;
   const float *w = values.typed_data(), *from = x.typed_data();
   float* to = y->typed_data();
   const Kernels& k = kernels();
@@ -128,29 +126,27 @@ ffi::Error Forward(ffi::ThreadPool pool, Floats values, Ints starts,
 }
 
 ffi::Error run_backward(ffi::ThreadPool& pool, const float* w, Ints& starts,
-                        ffi::AnyBuffer& outputs_of, Ints& order, Floats& x, Floats& dy,
-                        int64_t row_tiles, int64_t block, float* dx, float* dvalues,
-                        int64_t capacity) {
+                        ffi::AnyBuffer& rows, Ints& order, int64_t row_tiles,
+                        int64_t block, Floats& x, Floats& dy, float* dx, float* dvalues,
+                        int64_t num_values) {
   const auto x_dims = x.dimensions(), dy_dims = dy.dimensions();
   if (x_dims.size() != 2 || dy_dims.size() != 2 || x_dims[1] != dy_dims[1]) {
     return refuse("x and dy are not matrices of one batch.");
   }
   const int64_t num_inputs = x_dims[0], outputs = dy_dims[0], batch = x_dims[1];
-  if (ffi::Error e = check_block(block, outputs); e.failure()) return e;
-  const int64_t rows = outputs / block;
+  if (ffi::Error e = check_block(block); e.failure()) return e;
   Pattern p = {};
-  if (ffi::Error e = read_backward(starts, outputs_of, order, row_tiles, num_inputs, rows,
-                                   capacity, p);
+  if (ffi::Error e = read_backward(starts, rows, order, row_tiles, block, num_inputs,
+                                   outputs, num_values, p);
       e.failure()) {
     return e;
   }
-  p.block = static_cast<int32_t>(block);
   const Kernels& k = kernels();
   const int64_t count = p.back_starts[row_tiles * num_inputs];
   if (dvalues) {
     // Padding has gradient zero, and so has everything for an empty batch.
     const int64_t first = batch ? count * block : 0;
-    std::memset(dvalues + first, 0, (capacity * block - first) * sizeof(float));
+    std::memset(dvalues + first, 0, (num_values - first) * sizeof(float));
   }
   const float *x_data = x.typed_data(), *dy_data = dy.typed_data();
   const std::vector<Part> parts = split_batch(batch, k.backward_vectors);
@@ -198,78 +194,47 @@ ffi::Error run_backward(ffi::ThreadPool& pool, const float* w, Ints& starts,
 }
 
 ffi::Error Backward(ffi::ThreadPool pool, Floats values, Ints starts,
-                    ffi::AnyBuffer rows, Ints order, Floats x, Floats dy,
-                    int64_t row_tiles, int64_t block, FloatResult dx,
-                    FloatResult dvalues) {
-  return run_backward(pool, values.typed_data(), starts, rows, order, x, dy, row_tiles,
-                      block, dx->typed_data(), dvalues->typed_data(),
-                      values.element_count() / block);
+                    ffi::AnyBuffer rows, Ints order, int64_t row_tiles, int64_t block,
+                    Floats x, Floats dy, FloatResult dx, FloatResult dvalues) {
+  return run_backward(pool, values.typed_data(), starts, rows, order, row_tiles, block, x,
+                      dy, dx->typed_data(), dvalues->typed_data(),
+                      values.element_count());
 }
 
 ffi::Error BackwardX(ffi::ThreadPool pool, Floats values, Ints starts,
-                     ffi::AnyBuffer rows, Ints order, Floats dy, int64_t row_tiles,
-                     int64_t block, FloatResult dx) {
+                     ffi::AnyBuffer rows, Ints order, int64_t row_tiles, int64_t block,
+                     Floats dy, FloatResult dx) {
   // x is not read: dx, of the same shape, stands in for it.
-  return run_backward(pool, values.typed_data(), starts, rows, order, *dx, dy, row_tiles,
-                      block, dx->typed_data(), nullptr, values.element_count() / block);
+  return run_backward(pool, values.typed_data(), starts, rows, order, row_tiles, block,
+                      *dx, dy, dx->typed_data(), nullptr, values.element_count());
 }
 
 ffi::Error BackwardValues(ffi::ThreadPool pool, Ints starts, ffi::AnyBuffer rows,
-                          Ints order, Floats x, Floats dy, int64_t row_tiles,
-                          int64_t block, FloatResult dvalues) {
-  return run_backward(pool, nullptr, starts, rows, order, x, dy, row_tiles, block,
-                      nullptr, dvalues->typed_data(), dvalues->element_count() / block);
+                          Ints order, int64_t row_tiles, int64_t block, Floats x,
+                          Floats dy, FloatResult dvalues) {
+  return run_backward(pool, nullptr, starts, rows, order, row_tiles, block, x, dy,
+                      nullptr, dvalues->typed_data(), dvalues->element_count());
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsparseForward, Forward,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<Ints>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<Floats>()
-                                  .Attr<int64_t>("input_tiles")
-                                  .Attr<int64_t>("block")
-                                  .Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    JaxsparseForward, Forward,
+    bind_forward(threaded().Arg<Floats>()).Arg<Floats>().Ret<Floats>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsparseBackward, Backward,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<Ints>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<Ints>()
+                              bind_backward(threaded().Arg<Floats>())
                                   .Arg<Floats>()
                                   .Arg<Floats>()
-                                  .Attr<int64_t>("row_tiles")
-                                  .Attr<int64_t>("block")
                                   .Ret<Floats>()
                                   .Ret<Floats>());
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsparseBackwardX, BackwardX,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<Ints>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<Ints>()
-                                  .Arg<Floats>()
-                                  .Attr<int64_t>("row_tiles")
-                                  .Attr<int64_t>("block")
-                                  .Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    JaxsparseBackwardX, BackwardX,
+    bind_backward(threaded().Arg<Floats>()).Arg<Floats>().Ret<Floats>());
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsparseBackwardValues, BackwardValues,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Ints>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<Ints>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Attr<int64_t>("row_tiles")
-                                  .Attr<int64_t>("block")
-                                  .Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    JaxsparseBackwardValues, BackwardValues,
+    bind_backward(threaded()).Arg<Floats>().Arg<Floats>().Ret<Floats>());
 
 }  // namespace jaxsparse

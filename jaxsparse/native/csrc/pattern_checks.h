@@ -50,13 +50,42 @@ inline ffi::Error read_half(const char* what, const Ints& starts, const ffi::Any
   return ffi::Error::Success();
 }
 
+inline ffi::Error read_block(int64_t block, int64_t tiles, int64_t num_inputs,
+                             int64_t outputs, Pattern& p) {
+  if (block < 1 || outputs % block || tiles < 1) {
+    return refuse("block does not divide the outputs.");
+  }
+  p.num_inputs = static_cast<int32_t>(num_inputs);
+  p.rows = static_cast<int32_t>(outputs / block);
+  p.block = static_cast<int32_t>(block);
+  return ffi::Error::Success();
+}
+
+inline ffi::Error read_forward(const Ints& starts, const ffi::AnyBuffer& inputs,
+                               int64_t input_tiles, int64_t block, int64_t num_inputs,
+                               int64_t outputs, int64_t num_values, Pattern& p) {
+  if (ffi::Error e = read_block(block, input_tiles, num_inputs, outputs, p);
+      e.failure()) {
+    return e;
+  }
+  p.starts = starts.typed_data();
+  p.inputs = inputs.untyped_data();
+  p.input_tiles = static_cast<int32_t>(input_tiles);
+  return read_half("forward", starts, inputs, input_tiles * p.rows, num_inputs,
+                   num_values / block, p.wide);
+}
+
 // The backward half, and the order that leads from it to the values.
 inline ffi::Error read_backward(const Ints& starts, const ffi::AnyBuffer& rows_of,
-                                const Ints& order, int64_t row_tiles,
-                                int64_t num_inputs, int64_t rows, int64_t capacity,
+                                const Ints& order, int64_t row_tiles, int64_t block,
+                                int64_t num_inputs, int64_t outputs, int64_t num_values,
                                 Pattern& p) {
-  if (ffi::Error e = read_half("backward", starts, rows_of, row_tiles * num_inputs, rows,
-                               capacity, p.wide);
+  if (ffi::Error e = read_block(block, row_tiles, num_inputs, outputs, p); e.failure()) {
+    return e;
+  }
+  const int64_t capacity = num_values / block;
+  if (ffi::Error e = read_half("backward", starts, rows_of, row_tiles * num_inputs,
+                               p.rows, capacity, p.wide);
       e.failure()) {
     return e;
   }
@@ -64,19 +93,10 @@ inline ffi::Error read_backward(const Ints& starts, const ffi::AnyBuffer& rows_o
   p.back_rows = rows_of.untyped_data();
   p.order = order.typed_data();
   p.row_tiles = static_cast<int32_t>(row_tiles);
-  p.num_inputs = static_cast<int32_t>(num_inputs);
-  p.rows = static_cast<int32_t>(rows);
   const int64_t count = p.back_starts[row_tiles * num_inputs];
   if (static_cast<int64_t>(order.element_count()) != capacity ||
       (count && kernels().largest_index(p.order, true, count) >= capacity)) {
     return refuse("the backward order is out of range.");
-  }
-  return ffi::Error::Success();
-}
-
-inline ffi::Error check_block(int64_t block, int64_t outputs) {
-  if (block < 1 || (block > 1 && block % 4) || outputs % block) {
-    return refuse("block must be 1 or a multiple of 4 that divides the outputs.");
   }
   return ffi::Error::Success();
 }

@@ -2,10 +2,10 @@
 #include <algorithm>
 #include <limits>
 
+#include "bindings.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "pattern_checks.h"
-#include "xla/ffi/api/ffi.h"
 
 namespace jaxsparse {
 namespace {
@@ -28,26 +28,19 @@ void each_block_of(const Pattern& p, int64_t input, F f) {
   each_block<uint16_t>(p, input, f);
 }
 
-ffi::Error read(const Ints& starts, const ffi::AnyBuffer& rows, const Ints& order,
-                int64_t row_tiles, int64_t block, int64_t outputs, int64_t capacity,
-                Pattern& p) {
-  if (block < 1 || outputs % block || row_tiles < 1) {
-    return refuse("block does not divide the outputs.");
-  }
-  const int64_t num_inputs = (starts.element_count() - 1) / row_tiles;
-  p.block = static_cast<int32_t>(block);
-  return read_backward(starts, rows, order, row_tiles, num_inputs, outputs / block,
-                       capacity, p);
+int64_t num_inputs_of(const Ints& starts, int64_t row_tiles) {
+  return (starts.element_count() - 1) / std::max<int64_t>(1, row_tiles);
 }
 
 // y (n, outputs): the rows `ids` of W, NaN where there is no such row.
 ffi::Error Take(ffi::ThreadPool pool, Floats values, Ints starts, ffi::AnyBuffer rows,
-                Ints order, Ints ids, int64_t row_tiles, int64_t block, FloatResult y) {
+                Ints order, int64_t row_tiles, int64_t block, Ints ids, FloatResult y) {
   const int64_t n = ids.element_count();
   const int64_t outputs = y->dimensions()[1];
   Pattern p = {};
-  if (ffi::Error e = read(starts, rows, order, row_tiles, block, outputs,
-                          values.element_count() / block, p);
+  if (ffi::Error e = read_backward(starts, rows, order, row_tiles, block,
+                                   num_inputs_of(starts, row_tiles), outputs,
+                                   values.element_count(), p);
       e.failure()) {
     return e;
   }
@@ -71,12 +64,13 @@ ffi::Error Take(ffi::ThreadPool pool, Floats values, Ints starts, ffi::AnyBuffer
 }
 
 // The gradient of the values. One thread: two ids may be the same.
-ffi::Error TakeBackward(Ints starts, ffi::AnyBuffer rows, Ints order, Ints ids, Floats dy,
-                        int64_t row_tiles, int64_t block, FloatResult dvalues) {
+ffi::Error TakeBackward(Ints starts, ffi::AnyBuffer rows, Ints order, int64_t row_tiles,
+                        int64_t block, Ints ids, Floats dy, FloatResult dvalues) {
   const int64_t outputs = dy.dimensions()[1];
   Pattern p = {};
-  if (ffi::Error e = read(starts, rows, order, row_tiles, block, outputs,
-                          dvalues->element_count() / block, p);
+  if (ffi::Error e = read_backward(starts, rows, order, row_tiles, block,
+                                   num_inputs_of(starts, row_tiles), outputs,
+                                   dvalues->element_count(), p);
       e.failure()) {
     return e;
   }
@@ -96,27 +90,12 @@ ffi::Error TakeBackward(Ints starts, ffi::AnyBuffer rows, Ints order, Ints ids, 
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsparseTake, Take,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<Ints>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<Ints>()
-                                  .Arg<Ints>()
-                                  .Attr<int64_t>("row_tiles")
-                                  .Attr<int64_t>("block")
-                                  .Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    JaxsparseTake, Take,
+    bind_backward(threaded().Arg<Floats>()).Arg<Ints>().Ret<Floats>());
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxsparseTakeBackward, TakeBackward,
-                              ffi::Ffi::Bind()
-                                  .Arg<Ints>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<Ints>()
-                                  .Arg<Ints>()
-                                  .Arg<Floats>()
-                                  .Attr<int64_t>("row_tiles")
-                                  .Attr<int64_t>("block")
-                                  .Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    JaxsparseTakeBackward, TakeBackward,
+    bind_backward(ffi::Ffi::Bind()).Arg<Ints>().Arg<Floats>().Ret<Floats>());
 
 }  // namespace jaxsparse

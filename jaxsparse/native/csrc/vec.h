@@ -63,6 +63,45 @@ JAXSPARSE_INLINE void sum_lanes(const Vec (&v)[4], float (&sums)[4]) {
 #endif
 }
 
+// Lane l of the result is that of a, or where l has the bit kStep that of b, of the
+// lane kShift further.
+template <int kStep, int kShiftA, int kShiftB>
+JAXSPARSE_INLINE Vec mix(Vec a, Vec b) {
+#if defined(__clang__)
+  Vec mixed;
+  for (int l = 0; l < kWidth; ++l) {
+    mixed[l] = l & kStep ? b[(l + kShiftB) % kWidth] : a[(l + kShiftA) % kWidth];
+  }
+  return mixed;
+#else
+  typedef int32_t Lanes __attribute__((vector_size(4 * kWidth)));
+  Lanes lanes;
+  for (int l = 0; l < kWidth; ++l) {
+    lanes[l] = l & kStep ? kWidth + l + kShiftB : l + kShiftA;
+  }
+  return __builtin_shuffle(a, b, lanes);
+#endif
+}
+
+template <int kStep>
+JAXSPARSE_INLINE void transpose_step(Vec (&v)[kWidth]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth; ++i) {
+    if (i & kStep) continue;
+    const Vec a = v[i], b = v[i + kStep];
+    v[i] = mix<kStep, 0, -kStep>(a, b);
+    v[i + kStep] = mix<kStep, kStep, 0>(a, b);
+  }
+}
+
+// Lane j of v[i] and lane i of v[j] change places.
+JAXSPARSE_INLINE void transpose(Vec (&v)[kWidth]) {
+  if constexpr (kWidth > 8) transpose_step<8>(v);
+  if constexpr (kWidth > 4) transpose_step<4>(v);
+  transpose_step<2>(v);
+  transpose_step<1>(v);
+}
+
 // Whether any lane of a comparison is true.
 JAXSPARSE_INLINE bool any(Bits mask) {
 #if defined(__AVX512F__)
