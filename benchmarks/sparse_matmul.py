@@ -11,12 +11,10 @@ with 1 where a ratio is below half of what it should be on a quiet machine (batc
 width 1024); `--clock=cpu` leaves out the time that other jobs take.
 """
 
-import argparse
-import os
-import statistics
+import functools
 import sys
-import time
 
+import _interleaved
 import jax
 from jax.experimental import sparse as jax_sparse
 import jax.numpy as jnp
@@ -24,7 +22,6 @@ import numpy as np
 
 import jaxsparse as js
 
-CALLS = 4
 # What should be reached, by percent of sparsity.
 AIMS = {
   'forward': {80: 3.5, 90: 6, 95: 11, 99: 35},
@@ -100,56 +97,26 @@ def variants(width, percent):
   return rows
 
 
-def measure(rows, width, batch, seconds, clock):
-  """`{name: sorted seconds per call}`."""
-  x = jax.random.normal(jax.random.key(3), (batch, width))
-  dy = jax.random.normal(jax.random.key(4), (batch, width))
-  given = {False: (x, dy), True: (jnp.array(x.T), jnp.array(dy.T))}
-  for function, major in rows.values():
-    jax.block_until_ready(function(*given[major]))
-  times, end = {name: [] for name in rows}, time.monotonic() + seconds
-  while time.monotonic() < end or len(times['dense forward']) < 5:
-    for name, (function, major) in rows.items():
-      # The first call finds the caches as another variant left them.
-      jax.block_until_ready(function(*given[major]))
-      start = clock()
-      for _ in range(CALLS):
-        jax.block_until_ready(function(*given[major]))
-      times[name].append((clock() - start) / CALLS)
-  return {name: sorted(values) for name, values in times.items()}
-
-
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--sparsities', default='80,90,95,99', help='percent')
-  parser.add_argument('--width', type=int, default=1024)
-  parser.add_argument('--batch', type=int, default=128)
-  parser.add_argument('--seconds', type=float, default=5, help='per sparsity')
-  parser.add_argument('--threads', type=int, default=1)
-  parser.add_argument('--clock', choices=('wall', 'cpu'), default='wall')
-  parser.add_argument('--check', action='store_true')
-  args = parser.parse_args()
-  if hasattr(os, 'sched_setaffinity'):
-    # Jax starts its threads at the first computation, one per core that it sees.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
-  clock = time.perf_counter if args.clock == 'wall' else time.process_time
-  missed = []
-  print(f'kernels: {js.native.instruction_set() or js.native.why_not()}')
-  for percent in map(int, args.sparsities.split(',')):
-    rows = variants(args.width, percent)
-    times = measure(rows, args.width, args.batch, args.seconds, clock)
-    low = {name: values[len(values) // 10] for name, values in times.items()}
+  args = _interleaved.parse(__doc__, 5, width=1024, batch=128)
+  x = jax.random.normal(jax.random.key(3), (args.batch, args.width))
+  dy = jax.random.normal(jax.random.key(4), (args.batch, args.width))
+  given = {False: (x, dy), True: (jnp.array(x.T), jnp.array(dy.T))}
+  failures = []
+  for percent in args.sparsities:
+    rows = {
+      name: functools.partial(function, *given[major])
+      for name, (function, major) in variants(args.width, percent).items()
+    }
+    times = _interleaved.measure(rows, args)
     print(f'{percent} %, {args.width} wide, batch {args.batch}:')
-    for name in rows:
-      peer = 'dense with gradients' if 'gradients' in name else 'dense forward'
-      ratio = low[peer] / low[name]
-      median = statistics.median(times[peer]) / statistics.median(times[name])
-      print(f'  {name:22s} {1e6 * low[name]:8.0f} us  {ratio:6.2f}  ({median:.2f})')
-      if ratio < AIMS.get(name, {}).get(percent, 0) / 2:
-        missed.append(f'{name} at {percent} %: {ratio:.2f}')
-  if args.check and missed:
-    print('below half of the aim:', *missed, sep='\n  ')
-  return int(args.check and bool(missed))
+    ratios = _interleaved.report(times, peer_of)
+    failures += _interleaved.missed(ratios, AIMS, percent)
+  return _interleaved.exit_code(args, failures)
+
+
+def peer_of(name):
+  return 'dense with gradients' if 'gradients' in name else 'dense forward'
 
 
 if __name__ == '__main__':

@@ -1,0 +1,78 @@
+"""Times variants side by side: what the benchmarks of sparse products share."""
+
+import argparse
+import os
+import statistics
+import time
+
+import jax
+
+import jaxsparse as js
+
+CALLS = 4
+
+
+def parse(doc, seconds, **more):
+  """The flags; pins the process to as many cores as it may use."""
+  parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+  parser.add_argument('--sparsities', default='80,90,95,99', help='percent')
+  parser.add_argument('--seconds', type=float, default=seconds, help='per table')
+  parser.add_argument('--threads', type=int, default=1)
+  parser.add_argument('--clock', choices=('wall', 'cpu'), default='wall')
+  parser.add_argument('--check', action='store_true')
+  for name, default in more.items():
+    parser.add_argument(f'--{name}', type=type(default), default=default)
+  args = parser.parse_args()
+  args.sparsities = [int(percent) for percent in args.sparsities.split(',')]
+  if hasattr(os, 'sched_setaffinity'):
+    # Jax starts its threads at the first computation, one per core that it sees.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+  print(f'kernels: {js.native.instruction_set() or js.native.why_not()}')
+  return args
+
+
+def measure(rows, args, calls=CALLS):
+  """`{name: sorted seconds per call}` of functions without arguments."""
+  clock = time.perf_counter if args.clock == 'wall' else time.process_time
+  for function in rows.values():
+    jax.block_until_ready(function())
+  times, end = {name: [] for name in rows}, time.monotonic() + args.seconds
+  while time.monotonic() < end or len(next(iter(times.values()))) < 5:
+    for name, function in rows.items():
+      # The first call finds the caches as another variant left them.
+      jax.block_until_ready(function())
+      start = clock()
+      for _ in range(calls):
+        jax.block_until_ready(function())
+      times[name].append((clock() - start) / calls)
+  return {name: sorted(values) for name, values in times.items()}
+
+
+def report(times, peer_of):
+  """Prints the times and their ratios to the peers; `{name: ratio}`."""
+  low = {name: values[len(values) // 10] for name, values in times.items()}
+  ratios = {}
+  for name, values in times.items():
+    peer = peer_of(name)
+    ratios[name] = low[peer] / low[name]
+    median = statistics.median(times[peer]) / statistics.median(values)
+    print(
+      f'  {name:22s} {1e6 * low[name]:8.0f} us  {ratios[name]:6.2f}  ({median:.2f})'
+    )
+  return ratios
+
+
+def missed(ratios, aims, percent):
+  """What is below half of its aim, in words."""
+  return [
+    f'{name} at {percent} %: {ratio:.2f}'
+    for name, ratio in ratios.items()
+    if ratio < aims.get(name, {}).get(percent, 0) / 2
+  ]
+
+
+def exit_code(args, failures):
+  """1 with `--check` where something was missed, and says what."""
+  if args.check and failures:
+    print('below half of the aim:', *failures, sep='\n  ')
+  return int(args.check and bool(failures))
