@@ -1,10 +1,11 @@
-"""Prints the accuracy tables of the README from the results of finished runs.
+"""Prints the tables of the README from the results of finished runs.
 
     python -m experiments.tables experiments/results/fashion_mnist_lenet300.csv
 
-A results file is what `experiments/classify.py` leaves in its run directory. Rows are
-ways to a network, columns the sparsities; mean and sample standard deviation of the
-test accuracy over seeds, and how many seeds there are when they differ.
+A results file is what `experiments/classify.py` or `bayesian.py` leaves in its run
+directory; its columns say which. For `classify.py` rows are ways to a network, columns
+the sparsities; mean and sample standard deviation of the test accuracy over seeds, and
+how many seeds there are when they differ.
 """
 
 import argparse
@@ -12,10 +13,19 @@ import csv
 import pathlib
 import statistics
 
-from experiments import _names
+from experiments import _bayesian_report, _names, _regression_report
 
 
 def table(rows: list[dict]) -> str:
+  """The Markdown tables of the rows of any results.csv."""
+  if 'rmse' in rows[0]:
+    return _regression_report.table(rows)
+  if 'nll_ts' in rows[0]:
+    return _bayesian_report.table(rows)
+  return accuracies(rows)
+
+
+def accuracies(rows: list[dict]) -> str:
   """A Markdown table of test accuracies.
 
   Args:
