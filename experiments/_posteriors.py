@@ -90,8 +90,9 @@ def chosen(config) -> list[dict]:
 
 
 def settings(config, spec) -> types.SimpleNamespace:
-  """The config with what a method changes for itself."""
+  """The config with what a method changes for itself, and a handler for its model."""
   changed = copy.deepcopy(config)
+  changed.handler = handler(config)
   for key, value in spec.get('settings', {}).items():
     if key == 'dropout':
       changed.model['options'] = {**changed.model['options'], 'dropout': value}

@@ -222,7 +222,7 @@ def model(config, spec, num_classes: int, sample) -> models.Model:
   """The model of a method; `small_dense` has as many weights as a sparse one keeps.
 
   Args:
-    config: of the run.
+    config: of the run; an attribute `handler` is that of `models.from_linen`.
     spec: a method of the config.
     num_classes: number of logits.
     sample: images (1, H, W, C).
@@ -230,13 +230,15 @@ def model(config, spec, num_classes: int, sample) -> models.Model:
   Returns:
     A `Model`.
   """
-  options = config.model['options']
+  options, handler = config.model['options'], getattr(config, 'handler', None)
 
   def make(width: float):
     # Not every model has a width; only the small dense one needs it.
     given = options if width == 1 else {**options, 'width': width}
     name, api = config.model['name'], config.model['api']
-    return models.build(name, num_classes, sample.shape[1:], api=api, options=given)
+    return models.build(
+      name, num_classes, sample.shape[1:], api=api, options=given, handler=handler
+    )
 
   whole = make(1)
   if spec.get('transform') != 'small_dense':

@@ -30,6 +30,6 @@ __all__ = (
   'load',
   'load_regression',
   'normalize',
-  'standardize',
   'outside',
+  'standardize',
 )

@@ -9,6 +9,8 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+import jaxsparse as js
+
 Params = Any
 ModelState = Any
 
@@ -27,12 +29,14 @@ class Model(NamedTuple):
   apply: Callable[..., tuple[jax.Array, ModelState]]
 
 
-def from_linen(module) -> Model:
+def from_linen(module, handler: js.layers.Handler | None = None) -> Model:
   """Adapts a Linen module.
 
   Args:
     module: called as `module(images)`; if its `__call__` takes `train`,
       `deterministic` or `use_running_average`, it gets that too.
+    handler: runs kernels that are no arrays, see `js.layers.bind`; None for a model
+      that has none.
 
   Returns:
     A `Model`; params is the collection `params`, model_state all other collections.
@@ -49,6 +53,7 @@ def from_linen(module) -> Model:
     (2, 10)
   """
   accepted = inspect.signature(type(module).__call__).parameters
+  run = module.apply if handler is None else js.layers.bind(module, handler)
 
   def flags(train: bool) -> dict[str, bool]:
     values = {
@@ -69,9 +74,9 @@ def from_linen(module) -> Model:
     names = ('dropout', 'params')
     rngs = {} if key is None else dict(zip(names, jax.random.split(key)))
     if not train or not model_state:
-      logits = module.apply(variables, images, rngs=rngs, **flags(train))
+      logits = run(variables, images, rngs=rngs, **flags(train))
       return logits.astype(jnp.float32), model_state
-    logits, new_state = module.apply(
+    logits, new_state = run(
       variables, images, rngs=rngs, mutable=list(model_state), **flags(True)
     )
     return logits.astype(jnp.float32), dict(new_state)
@@ -79,12 +84,16 @@ def from_linen(module) -> Model:
   return Model(init, apply)
 
 
-def from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Model:
+def from_nnx(
+  make_module: Callable[[nnx.Rngs], nnx.Module],
+  handler: js.layers.Handler | None = None,
+) -> Model:
   """Adapts an NNX module.
 
   Args:
     make_module: `rngs -> module`, called as `module(images)` after `module.train()` or
       `module.eval()`.
+    handler: as in `from_linen`.
 
   Returns:
     A `Model`; params is the `nnx.State` of `nnx.Param`, model_state that of all other
@@ -112,6 +121,10 @@ def from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Model:
   def graph():
     return split(nnx.eval_shape(lambda: make_module(nnx.Rngs(0))))
 
+  @functools.cache
+  def bound():
+    return js.layers.bind(nnx.eval_shape(lambda: make_module(nnx.Rngs(0))), handler)
+
   def init(key, images):
     del images
     _, params, _, model_state = split(make_module(nnx.Rngs(key)))
@@ -123,6 +136,12 @@ def from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     if train and has_streams and key is None:
       raise ValueError('key: this NNX model has random streams; training needs a key.')
     streams = _fresh_streams(streams, jax.random.key(0) if key is None else key)
+    if handler is not None:
+      variables = nnx.merge_state(params, streams, model_state)
+      logits, new_state = bound()(
+        variables, images, mutable=_STATE, method=_in_training if train else _tested
+      )
+      return logits.astype(jnp.float32), new_state if train else model_state
     # copy=True: under grad and pmap the variables must belong to this trace.
     module = nnx.merge(graphdef, params, streams, model_state, copy=True)
     module.train() if train else module.eval()
@@ -130,6 +149,20 @@ def from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     return logits, split(module)[3] if train else model_state
 
   return Model(init, apply)
+
+
+# What `split` leaves to the last: neither params nor random streams.
+_STATE = nnx.Not(nnx.Any(nnx.Param, nnx.RngState))
+
+
+def _in_training(module, images):
+  module.train()
+  return module(images)
+
+
+def _tested(module, images):
+  module.eval()
+  return module(images)
 
 
 def _fresh_streams(streams, key):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from experiments import models
 from experiments.models import _adapters
+import jaxsparse as js
 
 
 def build(
@@ -18,6 +19,7 @@ def build(
   *,
   api: str = 'linen',
   options: Mapping[str, Any] | None = None,
+  handler: js.layers.Handler | None = None,
 ) -> _adapters.Model:
   """Builds the model that a config names.
 
@@ -28,6 +30,7 @@ def build(
     api: `'linen'` or `'nnx'` (the class `Nnx<name>`).
     options: further arguments of that class; `dtype` may be a name (`'bfloat16'`),
       and a list becomes a tuple.
+    handler: see `from_linen`.
 
   Returns:
     A `Model`.
@@ -49,9 +52,10 @@ def build(
   _check_options(make, options)
   if api == 'nnx':
     return _adapters.from_nnx(
-      lambda rngs: make(tuple(image_shape), num_classes, rngs=rngs, **options)
+      lambda rngs: make(tuple(image_shape), num_classes, rngs=rngs, **options),
+      handler,
     )
-  return _adapters.from_linen(make(num_classes=num_classes, **options))
+  return _adapters.from_linen(make(num_classes=num_classes, **options), handler)
 
 
 def _model_class(name: str, prefix: str):

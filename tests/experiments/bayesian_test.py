@@ -14,6 +14,7 @@ from experiments import (
   _bayesian_report,
   _posteriors,
   _schedules,
+  _settings,
   datasets,
 )
 from experiments.configs import _bayesian_defaults
@@ -233,3 +234,27 @@ def test_a_table_has_a_line_per_method():
   text = _bayesian_report.table(rows)
   assert '0.3500 ± 0.0707' in text.splitlines()[2]
   assert ' - / ' not in text.splitlines()[0] and '50.0 ± 0.0 / - / 50.0' in text
+
+
+@pytest.mark.parametrize('estimator', ['local_reparametrization', 'flipout'])
+def test_an_estimator_that_needs_the_layers_trains_an_unmodified_model(estimator):
+  config = _config(_SSVI, estimator=estimator, temperature=0.0)
+  config = _posteriors.check(config)
+  settings = _posteriors.settings(config, config.methods[0])
+  settings.model['options'] = {'features': (8,)}
+  images = np.random.default_rng(0).normal(size=(16, 4, 4, 1)).astype(np.float32)
+  model = _settings.model(settings, _SSVI, 3, images[:1])
+  posterior, tx = _posteriors.optimizer(settings, _SSVI, 0, (4,))
+  params, model_state = model.init(jax.random.key(0), images)
+  gaussian = posterior.init(jax.random.key(1), params)
+  start = state = js.training.init_state(tx, gaussian, model_state, seed=0)
+  loss = _posteriors.loss(settings, model, posterior, 16, 4)
+  batch = {'images': jnp.asarray(images), 'labels': jnp.arange(16) % 3}
+  step = jax.jit(js.training.make_step(loss, tx, sees_state=True))
+  for _ in range(4):
+    state, metrics = step(state, batch)
+  assert np.isfinite(metrics['nll'])
+  # Only through the noise in the layers does the likelihood move log sigma.
+  rho, before = (s.params.rho['dense1']['kernel'] for s in (state, start))
+  active = js.get_masks(state.opt_state)['dense1']['kernel']
+  assert active.sum() < active.size and np.abs((rho - before)[active]).min() > 0

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from experiments import models
+import jaxsparse as js
 
 _IMAGES = np.random.RandomState(0).randn(8, 6, 6, 3).astype(np.float32)
 _LABELS = np.arange(8) % 3
@@ -175,3 +176,26 @@ def test_optax_and_nnx_state():
   updates, _ = tx.update(grads, opt_state, params)
   updated = optax.apply_updates(params, updates)
   assert jax.tree.structure(updated) == jax.tree.structure(params)
+
+
+@pytest.mark.parametrize('api', ['linen', 'nnx'])
+def test_a_handler_runs_kernels_that_are_no_arrays(api):
+  handler = js.bayes.noisy_product
+  if api == 'linen':
+    model = models.from_linen(_LinenNet(), handler)
+  else:
+    model = models.from_nnx(lambda rngs: _NnxNet(rngs), handler)
+  plain = models.from_linen(_LinenNet()) if api == 'linen' else models.from_nnx(_NnxNet)
+  params, model_state = model.init(jax.random.key(0), _IMAGES)
+  posterior = js.bayes.mean_field(init_scale=1e-6)
+  gaussian = posterior.init(jax.random.key(1), params)
+  masks = jax.tree.map(lambda _: jnp.ones((), bool), params)
+  noisy = js.bayes.flipout(posterior, gaussian, masks, jax.random.key(2))
+  for train in (False, True):
+    key = jax.random.key(3) if train else None
+    wanted = plain.apply(params, model_state, _IMAGES, train=train, key=key)
+    for given in (params, noisy):
+      found = model.apply(given, model_state, _IMAGES, train=train, key=key)
+      # The deviation is next to nothing, dropout and new statistics are the same.
+      for a, b in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
