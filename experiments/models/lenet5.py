@@ -49,6 +49,7 @@ class LeNet5(nn.Module):
     num_classes: number of logits.
     features: channels of the two convolutions, then units of each dense layer.
     width: multiplies `features`.
+    dropout: rate after each hidden dense layer.
     dtype: of the computation; parameters and logits are float32.
 
   Raises:
@@ -66,11 +67,11 @@ class LeNet5(nn.Module):
   num_classes: int
   features: Sequence[int] = (20, 50, 500)
   width: float = 1.0
+  dropout: float = 0.0
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, images, train: bool = False):
-    del train
     if min(images.shape[1:3]) < 16:
       raise ValueError(f'LeNet5: images {images.shape}, want 16x16 pixels or more.')
     if len(self.features) < 2:
@@ -90,5 +91,6 @@ class LeNet5(nn.Module):
     x = x.reshape(x.shape[0], -1)
     for index, hidden in enumerate(units[2:], start=1):
       x = nn.relu(nn.Dense(hidden, dtype=self.dtype, name=f'dense{index}')(x))
+      x = nn.Dropout(self.dropout, deterministic=not train)(x)
     x = nn.Dense(self.num_classes, dtype=self.dtype, name='head')(x)
     return x.astype(jnp.float32)
