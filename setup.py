@@ -31,7 +31,9 @@ _EXPERIMENTS = [
   'tensorflow-datasets>=4.9.9',
   'tqdm>=4.66',
 ]
-_TEST = ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.5']
+# js.bayes.save_posterior and load_posterior.
+_SAFETENSORS = ['safetensors>=0.4.3']
+_TEST = ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.5', *_SAFETENSORS]
 _DEV = ['mypy>=1.15', 'pre-commit>=3.7', 'ruff>=0.9']
 
 # One library serves every machine of an architecture: each file of kernels has the
@@ -109,6 +111,7 @@ setuptools.setup(
     'cuda12': ['jax[cuda12]'],
     'dev': _DEV,
     'experiments': _EXPERIMENTS,
+    'safetensors': _SAFETENSORS,
     'test': _TEST,
     'tpu': ['jax[tpu]'],
   },

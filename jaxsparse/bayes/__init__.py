@@ -42,7 +42,9 @@ from jaxsparse.bayes._predictive import (
 from jaxsparse.bayes._regression import Regression, predict_regression
 from jaxsparse.bayes._released import ssvi_released
 from jaxsparse.bayes._sigma_report import SigmaReport, sigma_report
+from jaxsparse.bayes._sparse_sample import sample_sparse
 from jaxsparse.bayes._ssvi import ssvi
+from jaxsparse.bayes._storage import Stored, load_posterior, save_posterior
 from jaxsparse.bayes._temperature import temperature_scaling
 
 __all__ = (
@@ -55,6 +57,7 @@ __all__ = (
   'Regression',
   'RiskCoverage',
   'SigmaReport',
+  'Stored',
   'aupr',
   'auroc',
   'brier',
@@ -67,6 +70,7 @@ __all__ = (
   'flipout',
   'fpr95',
   'gradient',
+  'load_posterior',
   'local_reparametrization',
   'magnitude',
   'mean_field',
@@ -83,6 +87,8 @@ __all__ = (
   'predict_regression',
   'refit_batch_norm',
   'risk_coverage',
+  'sample_sparse',
+  'save_posterior',
   'sigma_report',
   'snr',
   'snr_abs',
