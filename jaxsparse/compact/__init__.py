@@ -1,9 +1,17 @@
 """Training and running a network on its nonzeros only."""
 
+from jaxsparse.compact._bind import bind
+from jaxsparse.compact._convert import convert, densify
+from jaxsparse.compact._grow import grow_candidates, growth_sizes
 from jaxsparse.compact._state import Candidates, CompactState, get_patterns
 
 __all__ = (
   'Candidates',
   'CompactState',
+  'bind',
+  'convert',
+  'densify',
   'get_patterns',
+  'grow_candidates',
+  'growth_sizes',
 )

@@ -1,0 +1,197 @@
+"""From masked training to training on nonzeros, and back."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse import core, masks, rules, schedules
+from jaxsparse.compact import _elementwise, _state, _update, _values
+
+
+def convert(tx, params: core.Params, opt_state) -> tuple[Any, core.Params, Any]:
+  """Goes on with training on the nonzeros only.
+
+  Every leaf that has a mask becomes the vector of its nonzeros; moments become as
+  short; the mask becomes a pattern of integers in the optimizer's state. The steps are
+  those that masked training takes, up to the order of sums.
+
+  What does not rewire is converted once its masks are final. What drops and grows at
+  random does so by itself; what grows by gradient wants `growth=` in the steps that
+  rewire, see `grow_candidates`.
+
+  Args:
+    tx: what a transform of this library returned.
+    params: the parameters, masked.
+    opt_state: its state, not traced.
+
+  Returns:
+    `(tx, params, opt_state)`, for `optax.apply_updates` and `bind`.
+
+  Raises:
+    ValueError: a `tx` that is none of this library's, or is around one; a rule that
+      keeps something dense (STE); masks that are not final, with the step at which they
+      will be; an optimizer that is not elementwise; a leaf that has no sparse form.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js, optax
+    >>> tx = js.transforms.set(
+    ...     optax.adam(1e-3), 0.75, seed=0, when=js.schedules.every(100))
+    >>> params, opt_state = js.init(tx, {'kernel': jnp.ones((8, 4))})
+    >>> tx, params, opt_state = js.compact.convert(tx, params, opt_state)
+    >>> params['kernel'].shape
+    (8,)
+  """
+  parts = rules.parts_of(tx)
+  if not isinstance(opt_state, core.KeepSparseState):
+    raise ValueError(
+      f'opt_state: got {type(opt_state).__name__}; wanted the state of this tx itself.'
+    )
+  _check_rule(parts, int(opt_state.step))
+  patterns, shapes = _patterns(parts.rule.budget, params, opt_state.masks)
+  values = _values.map_sparse(_values.gather, patterns, params)
+  see = lambda tree: _values.map_sparse(_values.as_seen, patterns, tree)
+  marks = rules.along(parts.inner, params, opt_state.inner_state, patterns)
+  arrays, treedef = jax.tree.flatten(opt_state.inner_state)
+  inner_state = treedef.unflatten(
+    [
+      _values.as_seen(_values.gather(x, m), m) if _state.is_pattern(m) else x
+      for x, m in zip(arrays, marks, strict=True)
+    ]
+  )
+  _elementwise.check(
+    parts.inner, (params, opt_state.inner_state), (see(values), inner_state), patterns
+  )
+  state = _state.CompactState(
+    opt_state.step, patterns, opt_state.memory, inner_state, opt_state.key
+  )
+  return _update.transform(tx, shapes), values, state
+
+
+def densify(tx, params: core.Params, opt_state) -> tuple[Any, core.Params, Any]:
+  """The inverse of `convert`: dense leaves, masks, and the transform as it was.
+
+  Args:
+    tx: from `convert`.
+    params: the values.
+    opt_state: its state.
+
+  Returns:
+    `(tx, params, opt_state)` of masked training.
+
+  Raises:
+    ValueError: a `tx` that `convert` did not return.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js, optax
+    >>> tx = js.transforms.static(optax.adam(1e-3), 0.75, seed=0)
+    >>> before = js.init(tx, {'kernel': jnp.ones((8, 4))})
+    >>> after = js.compact.densify(*js.compact.convert(tx, *before))
+    >>> bool((after[1]['kernel'] == before[0]['kernel']).all())
+    True
+  """
+  dense = getattr(getattr(tx, 'update', None), 'dense', None)
+  if dense is None or not isinstance(opt_state, _state.CompactState):
+    raise ValueError(f'tx={tx!r}: wanted what js.compact.convert returned.')
+  inner, patterns = rules.parts_of(dense).inner, opt_state.patterns
+  whole = _values.map_sparse(_values.scatter, patterns, params)
+  seen = _values.map_sparse(_values.as_seen, patterns, params)
+  marks = rules.along(inner, seen, opt_state.inner_state, patterns)
+  arrays, treedef = jax.tree.flatten(opt_state.inner_state)
+  # Off the mask, an optimizer remembers what it begins with.
+  fresh = jax.tree.leaves(inner.init(whole))
+  arrays = [
+    _back(x, m, f) if _state.is_pattern(m) else x
+    for x, m, f in zip(arrays, marks, fresh, strict=True)
+  ]
+  names, found, masks_treedef = core.named_leaves(patterns, is_leaf=_state.is_pattern)
+  kept = [
+    _as_mask(p, tx.update.mask_shapes[n]) if _state.is_pattern(p) else p
+    for n, p in zip(names, found)
+  ]
+  state = core.KeepSparseState(
+    opt_state.step,
+    masks_treedef.unflatten(kept),
+    opt_state.memory,
+    treedef.unflatten(arrays),
+    opt_state.key,
+  )
+  return dense, whole, state
+
+
+def _back(seen, pattern, fresh):
+  flat = seen.reshape(seen.shape[: _values.num_stacked(pattern) + 1])
+  dense = _values.scatter(flat, pattern)
+  return jnp.where(_values.to_mask(pattern), dense, fresh.astype(dense.dtype))
+
+
+def _as_mask(pattern, shape):
+  """The mask in the shape that it had; it may have been one that broadcasts."""
+  mask = _values.to_mask(pattern)
+  return mask[tuple(slice(n) for n in shape)]
+
+
+def _check_rule(parts: rules.Parts, step: int) -> None:
+  rule, plain = parts.rule, core.MaskRule._field_defaults
+  for what in ('inner_params', 'fields', 'edit_grads', 'edit_updates'):
+    if getattr(rule, what) is not plain[what]:
+      raise ValueError(
+        f'tx: its rule has {what} of its own (a dense latent, several fields, an edit of'
+        ' every step); such a rule is never compact in training.'
+      )
+  if rule.update is None or rule.rewiring is not None:
+    return
+  last = schedules.last_step(parts.when)
+  if last is not None and last < step:
+    return
+  if rule.settled_at is not None:
+    # Nothing is left to decide after the first decision at the final sparsity.
+    until = step if last in (None, math.inf) else int(last) + 1
+    times = np.arange(rule.settled_at, max(until, rule.settled_at) + 1)
+    due = times[np.asarray(parts.when(times))]
+    if due.size and due[0] < step:
+      return
+    last = min(due[0] if due.size else rule.settled_at, last or math.inf)
+  known = last not in (None, math.inf)
+  after = f'after step {int(last)}' if known else 'once they are (give `when` a stop)'
+  raise ValueError(
+    f'tx: at step {step} its masks are not final; convert {after}, and train masked'
+    ' until then.'
+  )
+
+
+def _patterns(budget, params, tree):
+  """`(patterns, {name: shape of the mask})` of the masks of a state."""
+  overrides = None if budget is None else budget.leaves
+  leaves = core.leaves_of(params, overrides)
+  names, found, treedef = core.named_leaves(tree)
+  values = dict(zip(*core.named_leaves(params)[:2]))
+  pruned = {n: leaves[n] for n, m in zip(names, found) if m.ndim}
+  structures = (
+    dict.fromkeys(pruned, masks.Unstructured())
+    if budget is None
+    else budget.structures(pruned)
+  )
+  shapes, patterns = {}, []
+  for name, mask in zip(names, found):
+    if not mask.ndim:
+      patterns.append(mask)
+      continue
+    leaf, shapes[name] = leaves[name], mask.shape
+    if len(leaf.shape) - len(leaf.stack_axes) < 2:
+      raise ValueError(f'{name}: shape {leaf.shape} is no kernel; keep it dense.')
+    whole = jnp.broadcast_to(mask, leaf.shape)
+    if bool(jnp.any(~whole & (values[name] != 0))):
+      raise ValueError(
+        f'params: {name} has nonzeros off its mask, which would be lost; wanted what'
+        ' js.init returned, or js.apply_masks(params, opt_state).'
+      )
+    density = float(jnp.mean(whole, dtype=jnp.float32))
+    form = _values.format_of(leaf, structures[name], density)
+    pattern = _values.pattern_of(
+      whole, form, _values.count_blocks(whole, form), len(leaf.stack_axes)
+    )
+    patterns.append(pattern)
+  return treedef.unflatten(patterns), shapes

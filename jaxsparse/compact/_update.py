@@ -1,0 +1,158 @@
+"""The optimizer's step on nonzeros."""
+
+import os
+from typing import Any
+import warnings
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsparse import core, rules
+from jaxsparse.compact import _rewire, _state, _values
+
+
+def transform(tx, mask_shapes=None) -> optax.GradientTransformationExtraArgs:
+  """What a transform of this library becomes in compact training.
+
+  Args:
+    tx: the transform; `check_rule` has passed.
+    mask_shapes: `{name: shape}` of the masks that it had.
+
+  Returns:
+    An optax transformation with state `CompactState`, for `convert` to return.
+  """
+  parts = rules.parts_of(tx)
+
+  def init(params):
+    del params
+    raise ValueError(
+      'compact: the state comes from js.compact.convert, or js.compact.init; this'
+      ' transformation cannot know the patterns.'
+    )
+
+  def update(grads, state, params=None, *, growth=None, **extra_args):
+    if params is None:
+      raise ValueError('compact: update(grads, state, params) needs params.')
+    see = lambda tree: _values.map_sparse(_values.as_seen, state.patterns, tree)
+    seen, seen_grads = see(params), see(grads)
+    due = None if parts.rule.rewiring is None else _due(parts, state.step)
+    start = _start(parts, due, state, params, seen, grads, seen_grads, growth)
+    updates, stepped = parts.inner.update(
+      start.grads, start.inner_state, start.params, **extra_args
+    )
+    if parts.skip_step and due is not None and start.kept is not None:
+      updates = jax.tree.map(lambda u: jnp.where(due, jnp.zeros_like(u), u), updates)
+      stepped = rules.hold_moments(
+        parts.inner, start.params, start.inner_state, stepped, due
+      )
+    if start.kept is not None:
+      updates = jax.tree.map(_moved, updates, start.kept, start.params, seen)
+    updates = jax.tree.map(lambda u, p: u.reshape(p.shape), updates, params)
+    return updates, _state.CompactState(
+      optax.safe_increment(state.step), start.patterns, state.memory, stepped, state.key
+    )
+
+  update.dense, update.mask_shapes = tx, mask_shapes or {}
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _due(parts, step):
+  return None if parts.when is None else parts.when(step)
+
+
+def _moved(update, kept, start, before):
+  """What is to be added to the values as they stood before: exactly -value for 0."""
+  # Half precision could not hold the difference of two weights.
+  wide = jnp.promote_types(jnp.promote_types(update.dtype, start.dtype), jnp.float32)
+  update = jnp.where(kept, update.astype(wide), jnp.zeros((), wide))
+  return update + (start.astype(wide) - before.astype(wide))
+
+
+def _start(parts, due, state, params, seen, grads, seen_grads, growth):
+  """What the optimizer steps: after the rewiring, where there is one.
+
+  `kept` is None where the program holds no rewiring.
+  """
+  rewiring = parts.rule.rewiring
+  still = _rewire.Moved(state.patterns, seen, seen_grads, state.inner_state, None)
+  given = growth is not None and growth is not False
+  if given and (rewiring is None or rewiring.growth != 'gradient'):
+    raise ValueError('growth: this rule does not grow by gradient; wanted None.')
+  if due is None:
+    return still
+  if rewiring.growth == 'gradient' and not given:
+    if growth is None and os.environ.get('JAXSPARSE_CHECK') != 'off':
+      _report_missed(due)
+    return still
+  patterns = _state.named_patterns(state.patterns)
+  if not patterns:
+    return still
+  leaves = described(rewiring.budget, params, patterns)
+  key = None if state.key is None else jax.random.fold_in(state.key, state.step)
+  evidence = core.Evidence((params,), None, (grads,), None, state.step, key)
+
+  def moved():
+    if given:
+      candidates = _candidates(growth, patterns)
+      moves = _rewire.by_candidates(rewiring, evidence, leaves, patterns, candidates)
+    else:
+      moves = _rewire.at_random(rewiring, evidence, leaves, patterns)
+    return _rewire.move_all(
+      parts.inner, moves, state.patterns, seen, seen_grads, state.inner_state
+    )
+
+  all_kept = lambda x, p: jnp.ones(x.shape, bool)
+  one_kept = lambda x: jnp.ones((), bool)
+  kept = _values.map_sparse(all_kept, state.patterns, seen, dense=one_kept)
+  return jax.lax.cond(due, moved, lambda: still._replace(kept=kept))
+
+
+def described(budget, params, patterns) -> dict[str, tuple[core.Leaf, Any]]:
+  """`{name: (Leaf, Structure)}` of the sparse leaves, as the dense ones were.
+
+  Args:
+    budget: a `rules.Budget`.
+    params: the values.
+    patterns: `{name: Pattern}`.
+  """
+  names, values, treedef = core.named_leaves(params)
+  dense = [
+    jax.ShapeDtypeStruct(
+      v.shape[:-1] + patterns[n].format.shape if n in patterns else v.shape, v.dtype
+    )
+    for n, v in zip(names, values)
+  ]
+  leaves = budget.pruned(treedef.unflatten(dense))
+  structures = budget.structures(leaves)
+  return {n: (leaves[n], structures[n]) for n in leaves if n in patterns}
+
+
+def _candidates(growth, patterns) -> dict[str, _state.Candidates]:
+  is_given = lambda x: isinstance(x, _state.Candidates)
+  names, given, _ = core.named_leaves(growth, is_leaf=is_given)
+  found = {n: c for n, c in zip(names, given) if is_given(c)}
+  for name, pattern in patterns.items():
+    stack = pattern.inputs.shape[:-1]
+    if name not in found or found[name].inputs.shape[:-1] != stack:
+      raise ValueError(
+        f'growth: no Candidates of stack {stack} for {name}; wanted what'
+        ' js.compact.grow_candidates returned for these patterns.'
+      )
+  return found
+
+
+def _report_missed(due):
+  """Warns when a step that should grow by gradient has no `growth`."""
+  report = lambda: jax.debug.callback(_warn_missed)
+  jax.lax.cond(due, report, lambda: None)
+
+
+def _warn_missed():
+  warnings.warn(
+    'jaxsparse: a step that should rewire got no growth=, so the masks stay as they'
+    ' are. Call js.compact.grow_candidates when it is due and pass what it returns to'
+    ' tx.update(..., growth=); growth=False says that none is due.',
+    RuntimeWarning,
+    stacklevel=2,
+  )
