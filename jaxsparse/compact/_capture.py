@@ -36,7 +36,8 @@ class Log:
   """The products of a leaf, in the order in which they were traced."""
 
   def __init__(self, name: str):
-    self.name, self.calls = name, []
+    self.name = name
+    self.calls: list[Call] = []
 
 
 # Not frozen by fields: the log is static, and equal to nothing but itself, so that no

@@ -144,18 +144,18 @@ def _check_rule(parts: rules.Parts, step: int) -> None:
   if rule.update is None or rule.rewiring is not None:
     return
   last = schedules.last_step(parts.when)
-  if last is not None and last < step:
+  if parts.when is None or (last is not None and last < step):
     return
+  final = math.inf if last is None else last
   if rule.settled_at is not None:
     # Nothing is left to decide after the first decision at the final sparsity.
-    until = step if last in (None, math.inf) else int(last) + 1
-    times = np.arange(rule.settled_at, max(until, rule.settled_at) + 1)
+    times = np.arange(rule.settled_at, max(step, rule.settled_at) + 1)
     due = times[np.asarray(parts.when(times))]
     if due.size and due[0] < step:
       return
-    last = min(due[0] if due.size else rule.settled_at, last or math.inf)
-  known = last not in (None, math.inf)
-  after = f'after step {int(last)}' if known else 'once they are (give `when` a stop)'
+    final = min(final, due[0] if due.size else rule.settled_at)
+  known = math.isfinite(final)
+  after = f'after step {int(final)}' if known else 'once they are (give `when` a stop)'
   raise ValueError(
     f'tx: at step {step} its masks are not final; convert {after}, and train masked'
     ' until then.'

@@ -35,9 +35,9 @@ def check(inner, dense, compact, patterns) -> None:
   by_leaf = _values.map_sparse(_seen, patterns, steps(grads, *dense))
   names, whole, _ = core.named_leaves(by_leaf)
   for name, a, b in zip(names, whole, jax.tree.leaves(by_value), strict=True):
-    allowed = _TOLERANCE.get(a.dtype.itemsize, 1e-4)
+    share = _TOLERANCE.get(a.dtype.itemsize, 1e-4)
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-    allowed = allowed * jnp.max(jnp.abs(a), initial=0)
+    allowed = share * jnp.max(jnp.abs(a), initial=0)
     if bool(jnp.max(jnp.abs(a - b), initial=0) > allowed):
       raise _refusal(name, compact[1])
 

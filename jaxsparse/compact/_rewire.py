@@ -113,6 +113,7 @@ def at_random(rewiring, evidence, leaves, patterns) -> dict[str, Move]:
     worth = {name: _values.scatter(drop[name], pattern)}
     grow = rewiring.grow_scores(seen)
     decision = rules.drop_grow(budget, seen, worth, grow, fraction)
+    assert decision.survivors is not None
     move = _to_mask(decision.masks[name], decision.survivors[name], pattern)
     moves[name], turn = move, jnp.ravel(move.pattern.count)[0].astype(jnp.uint32)
   return moves

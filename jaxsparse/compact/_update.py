@@ -53,7 +53,8 @@ def transform(tx, mask_shapes=None) -> optax.GradientTransformationExtraArgs:
       optax.safe_increment(state.step), start.patterns, state.memory, stepped, state.key
     )
 
-  update.dense, update.mask_shapes = tx, mask_shapes or {}
+  update.dense = tx  # type: ignore[attr-defined]
+  update.mask_shapes = mask_shapes or {}  # type: ignore[attr-defined]
   return optax.GradientTransformationExtraArgs(init, update)
 
 
