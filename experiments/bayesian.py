@@ -4,6 +4,8 @@ r"""Trains sparse Bayesian networks beside what they have to be held against.
     python -m experiments.bayesian --data_dir=DIR --workdir=runs/bayes \
         --config=experiments/configs/fashion_mnist_bayesian.py --config.only=ssvi_95
 
+    python -m experiments.bayesian --config=experiments/configs/uci.py   # regression
+
 Every method is trained with every seed, with equal steps and batches. Then its
 probabilities are measured: likelihood, calibration before and after temperature scaling
 on validation, the same on corrupted images, and how well it tells images of no class.
@@ -26,6 +28,7 @@ from experiments import (
   _commands,
   _posteriors,
   _records,
+  _regression,
   _report,
   _settings,
   _uncertainty,
@@ -81,8 +84,11 @@ class Source(NamedTuple):
 def main(argv):
   if len(argv) > 1:
     raise ValueError(f'arguments that no flag takes: {argv[1:]}')
-  config = _posteriors.check(_CONFIG.value)
   logging.set_verbosity(logging.FATAL)  # Orbax logs what is raised here anyway.
+  if _CONFIG.value.get('task') == 'regression':
+    _regression.run(_CONFIG.value, _WORKDIR.value, _DATA_DIR.value)
+    return
+  config = _posteriors.check(_CONFIG.value)
   data = datasets.load(
     config.dataset, _DATA_DIR.value, config.validation, config.data_seed
   )
