@@ -9,7 +9,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse import core, masks, rules, sparse
+from jaxsparse import core, masks, native, rules, sparse
 from jaxsparse.compact import _state, _values
 
 
@@ -234,6 +234,4 @@ def _of_weights(move: Move) -> Move:
 
 def _by_rank(keys, hashes, valid):
   """Indices from the best unit to the worst, what is not valid last."""
-  iota = lax.iota(jnp.int32, keys.shape[0])
-  absent = (~valid).astype(jnp.uint32)
-  return lax.sort((absent, ~keys, ~hashes, iota), dimension=0, num_keys=3)[3]
+  return native.argsort((~valid).astype(jnp.uint32), ~keys, ~hashes)

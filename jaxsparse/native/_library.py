@@ -11,6 +11,7 @@ from absl import logging
 import jax
 
 _TARGETS = {
+  'jaxsparse_argsort': 'JaxsparseArgsort',
   'jaxsparse_backward': 'JaxsparseBackward',
   'jaxsparse_backward_values': 'JaxsparseBackwardValues',
   'jaxsparse_backward_x': 'JaxsparseBackwardX',

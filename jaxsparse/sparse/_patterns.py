@@ -8,6 +8,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse import native
 from jaxsparse.sparse import _formats
 
 
@@ -91,15 +92,14 @@ def from_coordinates(
   segments = format.input_tiles * format.rows
   tile = inputs // np.int32(format.input_tile or max(format.inputs, 1))
   segment = jnp.where(valid, tile * np.int32(format.rows) + rows, np.int32(segments))
-  iota = lax.iota(jnp.int32, inputs.shape[0])
-  segment, inputs, rows, order = lax.sort(
-    (segment, inputs, rows, iota), dimension=0, num_keys=2
-  )
+  order = _order(segment, inputs)
+  segment, inputs, rows = segment[order], inputs[order], rows[order]
   back_segments = format.row_tiles * format.inputs
   back_tile = rows // np.int32((format.output_tile or format.outputs) // format.block)
   back = back_tile * np.int32(format.inputs) + inputs
   back = jnp.where(segment < segments, back, np.int32(back_segments))
-  back, back_rows, back_order = lax.sort((back, rows, iota), dimension=0, num_keys=2)
+  back_order = _order(back, rows)
+  back, back_rows = back[back_order], rows[back_order]
   pattern = Pattern(
     _starts(segment, segments),
     inputs.astype(format.input_dtype),
@@ -109,6 +109,11 @@ def from_coordinates(
     format,
   )
   return pattern, order
+
+
+def _order(first, second):
+  """The indices that sort two int32 arrays of what is not negative."""
+  return native.argsort(first.astype(jnp.uint32), second.astype(jnp.uint32))
 
 
 def _starts(segment, segments):
