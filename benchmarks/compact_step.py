@@ -67,19 +67,16 @@ def dense_step(model, tx, params, state, x, labels):
   return repeated(jax.jit(step, donate_argnums=(0, 1)), params, state)
 
 
-def compact_step(model, tx, params, state, x, labels, rewires):
-  """The step on nonzeros; with `rewires`, the one that also finds what should grow."""
+def compact_step(model, tx, params, state, x, labels):
+  """The step on nonzeros, which finds what should grow where that is due."""
   apply_fn = js.compact.bind(model)
-  num = js.compact.growth_sizes(tx, state)
 
   def loss(params, patterns):
     return cross_entropy(apply_fn({'params': params}, patterns, x), labels)
 
   def step(params, state):
     patterns = js.compact.get_patterns(state)
-    growth = False if num else None
-    if rewires:
-      growth = js.compact.grow_candidates(loss, params, patterns, num=num)
+    growth = js.compact.growth_when_due(tx, loss, params, state)
     grads = jax.grad(loss)(params, patterns)
     updates, state = tx.update(grads, state, params, growth=growth)
     return optax.apply_updates(params, updates), state
@@ -97,22 +94,24 @@ def variants(args, percent, x, labels):
   variables = jax.jit(model.init)(jax.random.key(0), x)['params']
   adam = optax.adam(1e-3)
   static = js.transforms.static(adam, percent / 100, seed=0, prunable=hidden)
-  # Always due: only the step that is given candidates rewires.
-  rigl = js.transforms.rigl(
-    adam, percent / 100, seed=0, prunable=hidden, when=js.schedules.always
+  often, always = (
+    js.transforms.rigl(adam, percent / 100, seed=0, prunable=hidden, when=when)
+    for when in (js.schedules.every(100), js.schedules.always)
   )
   plain = adam, variables, adam.init(variables)
   half = MLP(args.width, jnp.bfloat16)
   masked = static, *js.init(static, variables)
   sparse = js.compact.convert(*masked)
-  moving = js.compact.convert(rigl, *js.init(rigl, variables))
+  moving, rewiring = (
+    js.compact.convert(tx, *js.init(tx, variables)) for tx in (often, always)
+  )
   rows = {
     'static, masked': dense_step(model, *masked, x, labels),
     'dense': dense_step(model, *plain, x, labels),
     'dense, bfloat16': dense_step(half, *plain, x, labels),
-    'static, compact': compact_step(model, *sparse, x, labels, False),
-    'RigL, compact': compact_step(model, *moving, x, labels, False),
-    'RigL, rewiring': compact_step(model, *moving, x, labels, True),
+    'static, compact': compact_step(model, *sparse, x, labels),
+    'RigL, compact': compact_step(model, *moving, x, labels),
+    'RigL, rewiring': compact_step(model, *rewiring, x, labels),
   }
   return rows, size_of(*masked[1:]) / size_of(*sparse[1:])
 

@@ -2,7 +2,7 @@
 
 from jaxsparse.compact._bind import bind
 from jaxsparse.compact._convert import convert, densify
-from jaxsparse.compact._grow import grow_candidates, growth_sizes
+from jaxsparse.compact._grow import grow_candidates, growth_sizes, growth_when_due
 from jaxsparse.compact._state import Candidates, CompactState, get_patterns
 
 __all__ = (
@@ -14,4 +14,5 @@ __all__ = (
   'get_patterns',
   'grow_candidates',
   'growth_sizes',
+  'growth_when_due',
 )

@@ -117,16 +117,74 @@ def growth_sizes(tx, opt_state) -> dict[str, int]:
     >>> js.compact.growth_sizes(tx, opt_state)
     {'kernel': 3}
   """
+  rewiring = _parts(tx).rule.rewiring
+  if rewiring is None or rewiring.growth != 'gradient':
+    return {}
+  with jax.ensure_compile_time_eval():
+    steps = np.arange(0, 10**6, 50, dtype=np.int32)
+    most = float(jnp.max(rewiring.fraction(steps)))
+  patterns = _state.named_patterns(_state.get_patterns(opt_state))
+  return {n: math.ceil(most * p.capacity) for n, p in patterns.items()}
+
+
+def growth_when_due(
+  tx,
+  loss_fn: Callable[..., jax.Array],
+  params: core.Params,
+  opt_state: Any,
+  *args,
+  axis: str | None = None,
+) -> Any:
+  """`grow_candidates` in the steps that rewire, and nothing in the others.
+
+  The search stands under a `lax.cond`, so that one program serves all steps; it costs
+  nothing where it is not due.
+
+  Args:
+    tx: from `convert`.
+    loss_fn: as for `grow_candidates`.
+    params: the values.
+    opt_state: the state of `tx`.
+    *args: as for `grow_candidates`.
+    axis: as for `grow_candidates`.
+
+  Returns:
+    The `growth` of `tx.update`; None for a rule that does not grow by gradient.
+
+  Raises:
+    ValueError: as `growth_sizes` and `grow_candidates` do.
+
+  Example:
+    >>> import flax.linen as nn, jax, jax.numpy as jnp, jaxsparse as js, optax
+    >>> model, x = nn.Dense(4), jnp.ones((2, 8))
+    >>> tx = js.transforms.rigl(
+    ...     optax.adam(1e-3), 0.75, seed=0, when=js.schedules.every(100))
+    >>> params = model.init(jax.random.key(0), x)
+    >>> tx, params, opt_state = js.compact.convert(tx, *js.init(tx, params))
+    >>> apply_fn = js.compact.bind(model)
+    >>> loss = lambda params, patterns: apply_fn(params, patterns, x).sum()
+    >>> growth = js.compact.growth_when_due(tx, loss, params, opt_state)
+    >>> grads = jax.grad(loss)(params, js.compact.get_patterns(opt_state))
+    >>> updates, opt_state = tx.update(grads, opt_state, params, growth=growth)
+  """
+  num, when = growth_sizes(tx, opt_state), _parts(tx).when
+  if not num or when is None:
+    return None
+  patterns = _state.get_patterns(opt_state)
+
+  def search():
+    return grow_candidates(loss_fn, params, patterns, *args, num=num, axis=axis)
+
+  shapes = jax.eval_shape(search)
+  nothing = lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  return lax.cond(when(_state.find(opt_state).step), search, nothing)
+
+
+def _parts(tx) -> rules.Parts:
   dense = getattr(getattr(tx, 'update', None), 'dense', None)
   if dense is None:
     raise ValueError(f'tx={tx!r}: wanted what js.compact.convert returned.')
-  rewiring = rules.parts_of(dense).rule.rewiring
-  if rewiring is None or rewiring.growth != 'gradient':
-    return {}
-  steps = np.arange(0, 10**6, 50, dtype=np.int32)
-  most = float(jnp.max(rewiring.fraction(steps)))
-  patterns = _state.named_patterns(_state.get_patterns(opt_state))
-  return {n: math.ceil(most * p.capacity) for n, p in patterns.items()}
+  return rules.parts_of(dense)
 
 
 def _check_num(name, n, sparse_leaves):

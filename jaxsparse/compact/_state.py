@@ -76,6 +76,11 @@ def get_patterns(opt_state) -> Any:
     >>> js.compact.get_patterns(opt_state)['kernel'].capacity
     8
   """
+  return find(opt_state).patterns
+
+
+def find(opt_state) -> CompactState:
+  """The one state of compact training in a state."""
   is_state = lambda x: isinstance(x, CompactState)
   found = [s for s in jax.tree.leaves(opt_state, is_leaf=is_state) if is_state(s)]
   if len(found) != 1:
@@ -83,4 +88,4 @@ def get_patterns(opt_state) -> Any:
       f'opt_state: {len(found)} states of compact training in it; wanted one, as'
       ' js.compact.convert returns it.'
     )
-  return found[0].patterns
+  return found[0]

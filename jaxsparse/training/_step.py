@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsparse import core, rules
+from jaxsparse import compact, core, rules
 
 LossFn = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
 
@@ -83,7 +83,8 @@ def make_step(
     accumulate: the local batch is cut into this many micro-batches, whose gradients
       are averaged before the one update.
     sees_state: whether `loss_fn` also takes `state=`, the `TrainState` before the step:
-      a posterior's loss needs its masks and the step.
+      a posterior's loss needs its masks and the step, one on nonzeros its patterns. A
+      `tx` of `js.compact.convert` gets what it grows by gradient from that loss too.
 
   Returns:
     `step(state, batch, data=None, *, axis=None) -> (state, metrics)`. `batch` is the
@@ -93,10 +94,17 @@ def make_step(
 
   Raises:
     ValueError: `accumulate` below 1, or (at the first call) not a divisor of the
-      batch.
+      batch; a compact `tx` whose loss does not see the state.
   """
   if not isinstance(accumulate, int) or accumulate < 1:
     raise ValueError(f'accumulate: got {accumulate!r}, wanted an int of at least 1.')
+
+  is_compact = hasattr(getattr(tx, 'update', None), 'dense')
+  if is_compact and not sees_state:
+    raise ValueError(
+      'sees_state=False: on nonzeros the loss needs js.compact.get_patterns('
+      'state.opt_state); wanted sees_state=True.'
+    )
 
   def step(state: TrainState, batch, data=None, *, axis=None):
     key = jax.random.fold_in(state.key, state.step)
@@ -116,7 +124,18 @@ def make_step(
       (grads, loss, model_state, metrics), axis
     )
 
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    extra = {}
+    if is_compact:
+
+      def compact_loss(params, patterns):
+        opt_state = state.opt_state._replace(patterns=patterns)
+        seen = state._replace(opt_state=opt_state)
+        return loss_fn(params, state.model_state, batch, loss_key, state=seen)[0]
+
+      extra['growth'] = compact.growth_when_due(
+        tx, compact_loss, state.params, state.opt_state, axis=axis
+      )
+    updates, opt_state = tx.update(grads, state.opt_state, state.params, **extra)
     params = optax.apply_updates(state.params, updates)
     metrics = {**metrics, 'loss': loss, 'finite': jnp.isfinite(loss)}
     return TrainState(

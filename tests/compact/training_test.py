@@ -48,8 +48,8 @@ def _transform(name, inner):
   return make(inner, 0.8, seed=0, when=_WHEN, drop_fraction=_DROP)
 
 
-def _steppers(tx, compact_tx, num):
-  """The jitted steps of both executions, and what rewires."""
+def _steppers(tx, compact_tx):
+  """The jitted steps of both executions."""
   model, (x, labels) = _Net(), _data()
   apply_fn = js.compact.bind(model)
 
@@ -63,27 +63,14 @@ def _steppers(tx, compact_tx, num):
     updates, state = tx.update(grads, state, params)
     return optax.apply_updates(params, updates), state, value
 
-  def step(params, state, growth):
+  def compact(params, state):
+    growth = js.compact.growth_when_due(compact_tx, compact_loss, params, state)
     patterns = js.compact.get_patterns(state)
     value, grads = jax.value_and_grad(compact_loss)(params, patterns)
     updates, state = compact_tx.update(grads, state, params, growth=growth)
     return optax.apply_updates(params, updates), state, value
 
-  quiet = None if not num else False
-  ordinary = jax.jit(lambda p, s: step(p, s, quiet), donate_argnums=(0, 1))
-  rewiring = jax.jit(step, donate_argnums=(0, 1))
-  candidates = jax.jit(
-    lambda p, s: js.compact.grow_candidates(
-      compact_loss, p, js.compact.get_patterns(s), num=num
-    )
-  )
-
-  def compact(params, state, due):
-    if num and due:
-      return rewiring(params, state, candidates(params, state))
-    return ordinary(params, state)
-
-  return masked, compact, (ordinary, rewiring, candidates)
+  return masked, jax.jit(compact, donate_argnums=(0, 1))
 
 
 @pytest.mark.parametrize('inner', [_clipped_adam, _decayed])
@@ -97,12 +84,11 @@ def test_masked_and_compact_take_the_same_steps(name, inner):
   assert values['dense1']['kernel'].ndim == 1
   num = js.compact.growth_sizes(compact_tx, compact_state)
   assert bool(num) == (name == 'rigl')
-  masked, compact, programs = _steppers(tx, compact_tx, num)
+  masked, compact = _steppers(tx, compact_tx)
   values, compact_state = jax.tree.map(jnp.copy, (values, compact_state))
-  for step in range(200):
+  for _ in range(200):
     params, state, wanted = masked(params, state)
-    due = bool(_WHEN(step)) and name != 'static'
-    values, compact_state, got = compact(values, compact_state, due)
+    values, compact_state, got = compact(values, compact_state)
     np.testing.assert_allclose(got, wanted, rtol=2e-3, atol=1e-5)
   same_tx, dense, dense_state = js.compact.densify(compact_tx, values, compact_state)
   assert same_tx is tx
@@ -118,7 +104,7 @@ def test_masked_and_compact_take_the_same_steps(name, inner):
     for a, b in zip(*map(jax.tree.leaves, (first, js.get_masks(state))))
   ]
   assert any(moved) == (name != 'static')
-  assert all(program._cache_size() <= 1 for program in programs)
+  assert compact._cache_size() == 1
 
 
 def test_a_round_trip_changes_nothing():
@@ -223,3 +209,54 @@ def test_nothing_of_the_dense_size_is_held():
   memory = jax.jit(step).lower(values, state).compile().memory_analysis()
   held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
   assert held < 0.25 * params['kernel'].nbytes
+
+
+def test_the_training_loop_runs_on_nonzeros(tmp_path):
+  """Scanned steps, checkpoints, a resumed run: the losses are those of masked training."""
+  model, (x, labels) = _Net(), _data()
+  tx = _transform('rigl', _clipped_adam())
+  params = model.init(jax.random.key(0), x)['params']
+  masked = js.training.init_state(tx, params, seed=0)
+  compact_tx, values, opt_state = js.compact.convert(
+    tx, masked.params, masked.opt_state
+  )
+  compact = masked._replace(params=values, opt_state=opt_state)
+  apply_fn = js.compact.bind(model)
+
+  def dense_loss(params, model_state, batch, key):
+    return _loss(model.apply({'params': params}, batch[0]), batch[1]), ((), {})
+
+  def sparse_loss(params, model_state, batch, key, *, state):
+    patterns = js.compact.get_patterns(state.opt_state)
+    return _loss(apply_fn({'params': params}, patterns, batch[0]), batch[1]), ((), {})
+
+  with pytest.raises(ValueError, match='sees_state'):
+    js.training.make_step(sparse_loss, compact_tx)
+  dense_step = js.training.make_step(dense_loss, tx)
+  sparse_step = js.training.make_step(sparse_loss, compact_tx, sees_state=True)
+  found = [
+    _losses(dense_step, masked, tmp_path / 'masked'),
+    _losses(sparse_step, compact, tmp_path / 'compact'),
+  ]
+  np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-5)
+
+
+def _losses(step, state, folder):
+  """The losses of 40 steps on two devices; a run in two parts ends in the same bits."""
+  step_fn = js.training.shard_step(step, jax.devices()[:2], scan=True)
+  batch, losses = jax.tree.map(np.asarray, _data()), []
+
+  def run(num_steps, checkpoints=None):
+    return js.training.run(
+      step_fn, state, lambda _: batch, num_steps, steps_per_call=5,
+      checkpoints=checkpoints,
+      on_steps=lambda _, values: losses.extend(values['loss']),
+    ).state  # fmt: skip
+
+  whole = run(40)
+  for num_steps in (15, 40):
+    with js.checkpoint.open_dir(folder) as checkpoints:
+      again = run(num_steps, checkpoints)
+  for a, b in zip(*map(jax.tree.leaves, (whole.params, again.params))):
+    np.testing.assert_array_equal(a, b)
+  return losses[:40]
