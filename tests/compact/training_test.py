@@ -213,7 +213,7 @@ def test_nothing_of_the_dense_size_is_held():
 
 def test_the_training_loop_runs_on_nonzeros(tmp_path):
   """Scanned steps, checkpoints, a resumed run: the losses are those of masked training."""
-  model, (x, labels) = _Net(), _data()
+  model, (x, _) = _Net(), _data()
   tx = _transform('rigl', _clipped_adam())
   params = model.init(jax.random.key(0), x)['params']
   masked = js.training.init_state(tx, params, seed=0)
