@@ -44,7 +44,9 @@ def step_times(config, methods, source) -> dict[str, float]:
   scan = config.steps_per_call > 1
   calls = 1 if scan else 10
   num_train = len(source.data.train[1])
-  states = {m.name: js.training.replicate(m.init(0)) for m in methods}
+  states = {
+    m.name: js.training.replicate(m.execution.start(m.init(0))) for m in methods
+  }
   times = {m.name: [] for m in methods}
   # The first round compiles, for methods that this process has not trained.
   for repeat in range(config.timing_rounds + 1):

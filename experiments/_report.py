@@ -3,11 +3,12 @@
 import csv
 import json
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import _names, _records, _settings
+from experiments import _execution, _names, _records, _settings
 import jaxsparse as js
 
 RESULT_COLUMNS = (
@@ -22,6 +23,7 @@ RESULT_COLUMNS = (
   'whole_sparsity',
   'weights',
   'kept',
+  'execution',
   'param_bytes',
   'mask_bytes',
   'state_bytes',
@@ -39,7 +41,8 @@ _SCALARS = (
 )
 _HONESTY = (
   'Masked execution keeps dense arrays and saves no time and no memory: FLOPs are'
-  ' what a sparse execution would need (theoretical). Step times are measured, all'
+  ' what a sparse execution would need (theoretical). Compact execution holds nonzeros,'
+  ' and the places of their masks; `--config.execution=compact` trains so. Step times are measured, all'
   ' methods in turn in one process, over the first steps of a run: mask updates that'
   ' fall among them count.'
 )
@@ -61,13 +64,18 @@ def progress(row: dict) -> str:
   return text if np.isnan(rate) else f'{text}, {rate:.0f} steps/s'
 
 
-def leaf_choices(methods) -> str:
-  """Which leaves are pruned and which stay dense, equal methods in one line."""
+def leaf_choices(methods, batch_size: int) -> str:
+  """Which leaves are pruned and which stay dense, and who computes the nonzeros."""
   choices: dict[str, list[str]] = {}
   for method in (m for m in methods if m.sparse):
     masks = js.get_masks(jax.eval_shape(method.init, 0).opt_state)
     choices.setdefault(leaf_choice(masks), []).append(method.name)
-  return '\n'.join(f'pruned by {", ".join(n)}: {c}' for c, n in choices.items())
+  lines = [f'pruned by {", ".join(n)}: {c}' for c, n in choices.items()]
+  for method in (m for m in methods if m.execution.name == 'compact'):
+    state = method.execution.start(method.init(0))
+    held = _execution.backends(state, batch_size)
+    lines.append(f'{method.name} on its nonzeros: {held}')
+  return '\n'.join(lines)
 
 
 def leaf_choice(masks, most: int = 12) -> str:
@@ -102,6 +110,23 @@ def log_scalars(writer, row: dict, step: int) -> None:
 def num_bytes(tree) -> int:
   """The bytes of the arrays of a tree."""
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def held_bytes(state) -> dict[str, int]:
+  """The bytes of the parameters, of the masks or patterns, and of the rest."""
+  sparse = js.core.sparse_states(state.opt_state)
+  if sparse:
+    places: Any = [s.masks for s in sparse]
+  else:
+    is_compact = hasattr(state.opt_state, 'patterns')
+    places = state.opt_state.patterns if is_compact else ()
+  # A scalar stands for a leaf without a mask.
+  masks = num_bytes([x for x in jax.tree.leaves(places) if x.ndim])
+  return {
+    'param_bytes': num_bytes(state.params),
+    'mask_bytes': masks,
+    'state_bytes': num_bytes(state.opt_state) - masks,
+  }
 
 
 def identity(config: dict, name: str, seed: int) -> dict:
@@ -194,7 +219,7 @@ def reprint(workdir: pathlib.Path, config, specs) -> str:
 def table(results: list[dict], times: dict[str, float]) -> str:
   """The table of a report, in Markdown that also reads as text."""
   header = (
-    'method', 'test accuracy', 'sparsity', 'whole model', 'kept weights',
+    'method', 'execution', 'test accuracy', 'sparsity', 'whole model', 'kept weights',
     'FLOPs/image (theory)', 'param bytes', 'optimizer bytes', 'mask bytes',
     'ms/step', 'ratio',
   )  # fmt: skip
@@ -203,6 +228,8 @@ def table(results: list[dict], times: dict[str, float]) -> str:
     groups.setdefault(row['method'], []).append(row)
   dense = next((times[n] for n in groups if n == 'dense' and n in times), None)
   rows = [_row(name, rows, times, dense) for name, rows in groups.items()]
+  # Timed only, beside the same method with masks.
+  rows += [_timed(n, times[n], dense, len(header)) for n in times if n not in groups]
   widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
   line = lambda cells: (
     '| '
@@ -224,6 +251,7 @@ def _row(name, rows, times, dense):
   ratio = seconds / dense if seconds and dense else None
   return (
     name,
+    rows[0].get('execution') or '-',
     f'{accuracy.mean():.2f}{spread} %',
     f'{mean("nominal_sparsity"):.2%}',
     f'{mean("whole_sparsity"):.2%}',
@@ -235,6 +263,13 @@ def _row(name, rows, times, dense):
     f'{seconds * 1e3:.2f}' if seconds else '-',
     f'{ratio:.2f}' if ratio else '-',
   )
+
+
+def _timed(name, seconds, dense, columns):
+  method, _, execution = name.rpartition(', ')
+  ratio = f'{seconds / dense:.2f}' if dense else '-'
+  blank = ('-',) * (columns - 4)
+  return (method, execution, *blank, f'{seconds * 1e3:.2f}', ratio)
 
 
 def _read(path: pathlib.Path) -> list[dict]:

@@ -12,6 +12,7 @@ and report.md. Kill it whenever you like; the same --workdir goes on where it wa
 """
 
 from collections.abc import Callable
+import copy
 import json
 import pathlib
 import sys
@@ -29,6 +30,7 @@ import tqdm
 from experiments import (
   _commands,
   _criteria,
+  _execution,
   _measure,
   _records,
   _report,
@@ -57,10 +59,11 @@ class Method(NamedTuple):
   name: str
   spec: dict
   model: models.Model
-  init: Callable[[Any], js.training.TrainState]  # seed -> state
+  init: Callable[[Any], js.training.TrainState]  # seed -> masked state
   step_fn: Callable[..., Any]
   evaluate: Callable[..., tuple[float, float]]
   sparse: bool
+  execution: _execution.Execution
 
 
 class Source(NamedTuple):
@@ -98,7 +101,7 @@ def main(argv):
   metrics = _records.Table(workdir / 'metrics.csv', _report.metric_columns(leaves))
   results = _records.Table(workdir / 'results.csv', _report.RESULT_COLUMNS)
   print(f'{len(data.train[1]):,} training images, {num_steps:,} steps; {workdir}/')
-  print(_report.leaf_choices(methods))
+  print(_report.leaf_choices(methods, config.batch_size))
 
   done = {(row['method'], int(row['seed'])) for row in results.rows}
   missing = [(m, s) for m in methods for s in config.seeds if (m.name, s) not in done]
@@ -110,7 +113,9 @@ def main(argv):
 
   timing = workdir / 'timing.json'
   if missing or not timing.exists():
-    times = _measure.step_times(config, methods, source)
+    times = _measure.step_times(
+      config, methods + twins(config, methods, source), source
+    )
     timing.write_text(json.dumps(times, indent=2))
   print(_report.write(workdir, _settings.plain(config), json.loads(timing.read_text())))
   lock.close()
@@ -124,7 +129,9 @@ def _on_devices(split):
 def build_method(config, spec, source: Source) -> Method:
   """The model, the initial state and the compiled step of one method."""
   sample = jnp.zeros((1, *source.data.image_shape))
-  model = _settings.model(config, spec, source.data.num_classes, sample)
+  model = _settings.model(
+    _execution.of_model(config, spec), spec, source.data.num_classes, sample
+  )
 
   def make_tx(seed, probe=None):
     inner = _settings.optimizer(config, source.num_steps)
@@ -136,7 +143,9 @@ def build_method(config, spec, source: Source) -> Method:
     images = datasets.normalize(images, source.data.mean, source.data.std)
     return {'images': images, 'labels': train_split['labels'][indices]}
 
-  def loss_fn(params, model_state, batch, key):
+  def loss_fn(params, model_state, batch, key, state=None):
+    if state is not None and execution.name == 'compact':
+      params = js.compact.join(params, js.compact.get_patterns(state.opt_state))
     logits, model_state = model.apply(
       params, model_state, batch['images'], train=True, key=key
     )
@@ -169,17 +178,32 @@ def build_method(config, spec, source: Source) -> Method:
       make_tx(mask_key, probe), params, model_state, seed=train_key
     )
 
-  # The state carries the mask's key, so the seed given here is never used to draw.
+  # The state carries the mask's key, so the seed given there is never used to draw.
+  init_seed = lambda seed: init(seed, source.train)
+  execution = _execution.build(config, spec, make_tx, init_seed)
   step = js.training.make_step(
-    loss_fn, make_tx(0), prepare=prepare, accumulate=config.accumulate
-  )
-  scan = config.steps_per_call > 1
-  step_fn = js.training.shard_step(step, execution=config.execution, scan=scan)
-  return Method(
-    spec['name'], spec, model, lambda seed: init(seed, source.train), step_fn,
-    evaluate=_measure.evaluator(model, source.data),
-    sparse=spec['transform'] not in _settings.BASELINES,
+    loss_fn, execution.tx, prepare=prepare, accumulate=config.accumulate,
+    sees_state=True,
   )  # fmt: skip
+  how = 'pmap' if config.execution == 'compact' else config.execution
+  step_fn = js.training.shard_step(step, execution=how, scan=config.steps_per_call > 1)
+  return Method(
+    spec['name'], spec, model, init_seed, step_fn,
+    evaluate=_measure.evaluator(model, source.data),
+    sparse=spec['transform'] not in _settings.BASELINES, execution=execution,
+  )  # fmt: skip
+
+
+def twins(config, methods, source: Source) -> list[Method]:
+  """What runs with masks and could run on its nonzeros, so that both are timed."""
+  compact = copy.copy(config)
+  compact.execution = 'compact'
+  can = lambda m: _execution.name_of(compact, m.spec) != m.execution.name
+  return [
+    build_method(compact, {**m.spec, 'name': f'{m.name}, compact'}, source)
+    for m in methods
+    if can(m)
+  ]
 
 
 def prunable_names(method: Method):
@@ -195,7 +219,7 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
   num_train = len(source.data.train[1])
   label = f'{method.name}-{seed}'
   target = _settings.final_sparsity(method.spec)
-  state = method.init(seed)
+  state = method.execution.start(method.init(seed))
   bar = writer = clock = None
   seen = ''
 
@@ -262,6 +286,7 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
 
 def evaluate_row(method: Method, state, source: Source) -> dict:
   """Validation loss and accuracy, sparsity and densities of a state."""
+  state = method.execution.dense(state)
   stats = js.summary.stats(state.params, state.opt_state if method.sparse else None)
   row = {f'density/{name}': 1.0 for name in prunable_names(method)}
   row.update({f'density/{k}': v for k, v in stats.density.items()})
@@ -277,7 +302,8 @@ def test_row(config, method, seed, source, state, checkpoints) -> dict:
   """The one look at the test set, with what the chosen network holds and costs."""
   if config.select == 'best' and checkpoints.best_step() is not None:
     state = checkpoints.restore(state, step=checkpoints.best_step()).state
-  row = evaluate_row(method, state, source)
+  row, held = evaluate_row(method, state, source), state
+  state = method.execution.dense(state)
   loss, accuracy = method.evaluate(state, source.test)
   stats = js.summary.stats(state.params, state.opt_state if method.sparse else None)
   image = jnp.zeros((1, *source.data.image_shape))
@@ -289,9 +315,8 @@ def test_row(config, method, seed, source, state, checkpoints) -> dict:
     target_sparsity=_settings.final_sparsity(method.spec),
     val_accuracy=row['val_accuracy'], test_accuracy=accuracy, test_loss=loss,
     nominal_sparsity=stats.nominal_sparsity, whole_sparsity=stats.whole_model_sparsity,
-    weights=stats.num_weights, kept=stats.num_kept, param_bytes=stats.param_bytes,
-    mask_bytes=stats.mask_bytes,
-    state_bytes=_report.num_bytes(state.opt_state) - stats.mask_bytes,
+    weights=stats.num_weights, kept=stats.num_kept,
+    execution=method.execution.name, **_report.held_bytes(held),
     dense_flops=int(flops.dense), sparse_flops=int(flops.sparse),
   )  # fmt: skip
 

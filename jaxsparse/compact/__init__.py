@@ -1,6 +1,6 @@
 """Training and running a network on its nonzeros only."""
 
-from jaxsparse.compact._bind import bind
+from jaxsparse.compact._bind import bind, handler, join
 from jaxsparse.compact._convert import convert, densify
 from jaxsparse.compact._grow import grow_candidates, growth_sizes, growth_when_due
 from jaxsparse.compact._state import Candidates, CompactState, get_patterns
@@ -15,4 +15,6 @@ __all__ = (
   'grow_candidates',
   'growth_sizes',
   'growth_when_due',
+  'handler',
+  'join',
 )

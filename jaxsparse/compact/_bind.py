@@ -44,25 +44,59 @@ def bind(model, backend: str | None = None):
     >>> apply_fn(params, js.compact.get_patterns(opt_state), x).shape
     (2, 4)
   """
-  handler = _capture.with_taps(functools.partial(_product, backend))
-  run = layers.bind(model, handler)
+  run = layers.bind(model, handler(backend))
 
   def apply_fn(variables, patterns, *args, **kwargs):
-    return run(_joined(variables, patterns), *args, **kwargs)
+    if isinstance(variables, Mapping) and 'params' in variables:
+      of_params = patterns['params'] if 'params' in patterns else patterns
+      joined = {**variables, 'params': join(variables['params'], of_params)}
+    else:
+      joined = join(variables, patterns)
+    return run(joined, *args, **kwargs)
 
   return apply_fn
 
 
-def _joined(variables, patterns):
-  """The variables with a `SparseArray` wherever there is a pattern."""
-  if isinstance(variables, Mapping) and 'params' in variables:
-    if 'params' in patterns:
-      patterns = patterns['params']
-    return {**variables, 'params': _join(variables['params'], patterns)}
-  return _join(variables, patterns)
+def handler(backend: str | None = None) -> layers.Handler:
+  """The handler of `bind`, for code that calls `js.layers.bind` itself.
+
+  Args:
+    backend: as for `bind`.
+
+  Returns:
+    `(product, weight, x) -> y` for weights that `join` made.
+
+  Example:
+    >>> import flax.linen as nn, jax.numpy as jnp, jaxsparse as js
+    >>> apply_fn = js.layers.bind(nn.Dense(2, use_bias=False), js.compact.handler())
+    >>> weight = js.sparse.from_mask(jnp.ones((2, 2)), jnp.eye(2, dtype=bool))
+    >>> apply_fn({'params': {'kernel': weight}}, jnp.array([[1., 3.]])).tolist()
+    [[1.0, 3.0]]
+  """
+  return _capture.with_taps(functools.partial(_product, backend))
 
 
-def _join(params, patterns):
+def join(params, patterns):
+  """The params with a `js.sparse.SparseArray` wherever there is a pattern.
+
+  Args:
+    params: values, and dense arrays.
+    patterns: from `get_patterns`, of the same tree.
+
+  Returns:
+    A tree like `params`.
+
+  Raises:
+    ValueError: patterns of another tree.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js
+    >>> weight = js.sparse.from_mask(jnp.ones((2, 2)), jnp.eye(2, dtype=bool))
+    >>> joined = js.compact.join({'w': weight.values}, {'w': weight.pattern})
+    >>> joined['w'].shape
+    (2, 2)
+  """
+
   def one(pattern, leaf):
     is_pattern = _capture.is_pattern(pattern)
     return sparse.SparseArray(leaf, pattern) if is_pattern else leaf

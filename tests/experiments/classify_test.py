@@ -98,6 +98,25 @@ def whole(job, tmp_path_factory):
   return workdir, done.stdout
 
 
+def test_on_nonzeros_the_same_network_is_trained(job, whole, tmp_path):
+  workdir = tmp_path / 'run'
+  done = _run(
+    job, f'--workdir={workdir}', '--config.execution=compact', '--config.only=rigl'
+  )
+  assert done.returncode == 0, done.stderr
+  assert 'rigl on its nonzeros: dense1/kernel: ' in done.stdout
+  masked = [r for r in _rows(whole[0] / 'results.csv') if r['method'] == 'rigl']
+  for row, wanted in zip(_rows(workdir / 'results.csv'), masked, strict=True):
+    assert (row['execution'], wanted['execution']) == ('compact', 'masked')
+    assert row['kept'] == wanted['kept']
+    assert abs(float(row['test_accuracy']) - float(wanted['test_accuracy'])) < 0.01
+    # Kernels are half empty; biases are not.
+    assert int(row['param_bytes']) == 4 * int(row['kept'])
+    assert int(wanted['param_bytes']) == 4 * int(wanted['weights'])
+  # Both clocks stand in the table of the masked run.
+  assert '| rigl        |   compact |' in whole[1]
+
+
 def test_a_run_leaves_everything_that_a_reader_needs(whole):
   workdir, output = whole
   plots = ('learning_curves.png', 'density_over_time.png', 'step_times.png')
