@@ -36,6 +36,7 @@ class Row:
     dense_gradient: whether the inner optimizer sees gradients off the mask.
     any_tree: whether it takes other trees than the small network.
     variant: of another row; its slow checks are for `--all`.
+    prepare: makes what it takes of the small network.
   """
 
   make_tx: Callable
@@ -45,6 +46,7 @@ class Row:
   dense_gradient: bool = False
   any_tree: bool = True
   variant: bool = False
+  prepare: Callable = lambda params: params
 
 
 def _cubic(step):
@@ -114,6 +116,18 @@ def _ste(inner, seed):
   return js.transforms.ste(inner, 0.75)
 
 
+def _posterior(seed):
+  return js.bayes.ssvi(0.75, seed=seed, when=_EVERY_2, distribution=_UNIFORM)
+
+
+def _ssvi(inner, seed):
+  return js.bayes.optimizer(_posterior(seed), inner, rho=optax.adam(1e-2))
+
+
+def _gaussians(params):
+  return _posterior(0).init(jax.random.key(0), params)
+
+
 def _rigl_variant(**kwargs):
   return Row(functools.partial(_rigl, **kwargs), grows=True, variant=True)
 
@@ -132,13 +146,20 @@ _ROWS = {
   'rigl_nm': _rigl_variant(structure=js.masks.NM(1, 4)),
   'ste': Row(_ste, dense_gradient=True),
   'sr_ste': Row(_sr_ste, dense_gradient=True),
+  # A grown weight's rho is not 0: tests/bayes looks at it.
+  'ssvi': Row(
+    _ssvi,
+    {f'{field}/{n}': k for field in ('mu', 'rho') for n, k in _QUARTER.items()},
+    any_tree=False,
+    prepare=_gaussians,
+  ),
 }
 
 
 @functools.cache
 def _history(name):
   # One compiled run serves the checks of a row; files are not shared by workers.
-  return js.testing.train(_ROWS[name].make_tx)
+  return js.testing.train(_ROWS[name].make_tx, prepare=_ROWS[name].prepare)
 
 
 @pytest.fixture(params=_ROWS)

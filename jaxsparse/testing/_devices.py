@@ -77,7 +77,7 @@ def check_sharded(history: _history.History, *, num_devices: int = 4) -> None:
     split = spec('model') if p.ndim == 2 else spec()
     return jax.device_put(np.asarray(p), jax.sharding.NamedSharding(mesh, split))
 
-  start = jax.tree.map(shard, _history.small_params())
+  start = jax.tree.map(shard, history.prepare(_history.small_params()))
   params, state = rules.init(history.tx, start)
   step = jax.jit(_history.make_step(history.tx))
   for i in range(len(history.params) - 1):
@@ -85,22 +85,24 @@ def check_sharded(history: _history.History, *, num_devices: int = 4) -> None:
     params, state = jax.block_until_ready(step(params, state, float(i)))
   _check_same_sharding(params, state)
   hlo = step.lower(params, state, 0.0).compile().as_text()
-  _check_gathers(hlo, start, rules.get_masks(state))
+  _check_gathers(hlo, start, _history.masks_of(start, state))
   wanted, got = (rules.get_masks(s) for s in (history.states[-1], state))
   _history.require_equal(wanted, got, f'masks on one device and on {num_devices}')
   _history.require_equal(history.params[-1], params, 'params', exact=False)
 
 
 def _check_same_sharding(params, state):
-  masks = jax.tree.leaves(rules.get_masks(state))
+  masks = _history.masks_of(params, state)
   names, leaves, _ = core.named_leaves(params)
   for name, m, p in zip(names, masks, leaves, strict=True):
-    same = m.shape != p.shape or m.sharding.is_equivalent_to(p.sharding, p.ndim)
+    # A scalar has nothing to shard.
+    unmasked = m.shape != p.shape or not p.ndim
+    same = unmasked or m.sharding.is_equivalent_to(p.sharding, p.ndim)
     _history.require(same, f'{name}: {p.sharding}, but its mask has {m.sharding}.')
 
 
 def _check_gathers(hlo, params, masks):
-  pairs = zip(jax.tree.leaves(params), jax.tree.leaves(masks), strict=True)
+  pairs = zip(jax.tree.leaves(params), masks, strict=True)
   smallest = min(p.size for p, m in pairs if m.ndim)
   # `%x = f32[16,12]{1,0} all-gather(...)`, or a tuple of such shapes.
   for shapes in re.findall(r'= ([^=]*?) all-gather(?:-start)?\(', hlo):

@@ -25,6 +25,7 @@ class History(NamedTuple):
     params: the parameters before the first step and after each one.
     states: the optimizer's states at the same moments.
     num_traces: how often the step was traced.
+    prepare: what made the params of the dense start.
   """
 
   make_tx: MakeTx
@@ -34,6 +35,7 @@ class History(NamedTuple):
   params: list
   states: list
   num_traces: int
+  prepare: Callable[[Any], Any]
 
 
 def small_params(dtype=jnp.float32):
@@ -98,6 +100,7 @@ def train(
   *,
   inner: optax.GradientTransformation | None = None,
   params=None,
+  prepare: Callable[[Any], Any] = lambda params: params,
   steps: int = 8,
   seed=0,
 ) -> History:
@@ -107,6 +110,8 @@ def train(
     make_tx: `(inner, seed) -> tx`.
     inner: the inner optimizer; None for Adam.
     params: the dense start; None for `small_params()`.
+    prepare: makes of it what the transform takes; for a posterior its Gaussians, two
+      fields that share each mask.
     steps: updates made; let the masks change at least twice.
     seed: what `make_tx` gets.
 
@@ -122,7 +127,8 @@ def train(
   """
   inner = optax.adam(1e-2) if inner is None else inner
   tx = make_tx(inner, seed)
-  params, state = rules.init(tx, small_params() if params is None else params)
+  params = small_params() if params is None else params
+  params, state = rules.init(tx, prepare(params))
   traces = []
   advance = make_step(tx)
 
@@ -138,15 +144,34 @@ def train(
     states.append(state)
   # A warning of the transform must fall into this run, not into a later one.
   jax.effects_barrier()
-  return History(make_tx, tx, inner, step, all_params, states, len(traces))
+  return History(make_tx, tx, inner, step, all_params, states, len(traces), prepare)
 
 
 def off_mask(params, state):
   """Yields (name, values off the mask) of every leaf, as NumPy arrays."""
   names, leaves, _ = core.named_leaves(params)
-  masks = jax.tree.leaves(rules.get_masks(state))
-  for name, p, m in zip(names, leaves, masks, strict=True):
+  for name, p, m in zip(names, leaves, masks_of(params, state), strict=True):
     yield name, np.asarray(p)[~np.broadcast_to(m, p.shape)]
+
+
+def masks_of(params, state) -> list:
+  """The masks along the leaves of the params.
+
+  Where the params are several fields of one treedef, the masks are those of each; a
+  scalar in the place of an array has none.
+  """
+  masks = rules.get_masks(state)
+  treedef, found = jax.tree.structure(masks), jax.tree.leaves(masks)
+  if jax.tree.structure(params) == treedef:
+    return found
+  is_field = lambda x: jax.tree.structure(x) == treedef
+  fields = jax.tree.leaves(params, is_leaf=is_field)
+  require(all(map(is_field, fields)), 'the masks have another tree than the params.')
+  return [
+    m if p.ndim else jnp.ones((), bool)
+    for field in fields
+    for p, m in zip(jax.tree.leaves(field), found, strict=True)
+  ]
 
 
 def require(condition, message: str) -> None:

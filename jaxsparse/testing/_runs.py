@@ -35,7 +35,7 @@ def check_extra_args(history: _history.History) -> None:
 
   inner = optax.GradientTransformationExtraArgs(lambda p: optax.EmptyState(), update)
   tx = history.make_tx(inner, 0)
-  params, state = rules.init(tx, _history.small_params())
+  params, state = rules.init(tx, history.prepare(_history.small_params()))
   jax.eval_shape(lambda v: tx.update(params, state, params, value=v)[0], 1.0)
   _history.require(
     got and got[0] is not None, 'the inner optimizer did not get the argument `value`.'
@@ -58,8 +58,9 @@ def check_nan(
   """
 
   def spoil(grads, state):
-    masks = rules.get_masks(state)
-    return jax.tree.map(lambda m, g: jnp.where(m, g, jnp.nan), masks, grads)
+    leaves, treedef = jax.tree.flatten(grads)
+    pairs = zip(_history.masks_of(grads, state), leaves, strict=True)
+    return treedef.unflatten([jnp.where(m, g, jnp.nan) for m, g in pairs])
 
   step = jax.jit(_history.make_step(history.tx, spoil))
   params, state = history.params[0], history.states[0]
@@ -88,7 +89,7 @@ def check_donation(history: _history.History) -> None:
   seed, start = jax.random.key(0), _history.small_params()
   tx = history.make_tx(history.inner, seed)
   step = jax.jit(_history.make_step(tx), donate_argnums=(0, 1))
-  params, state = rules.init(tx, start)
+  params, state = rules.init(tx, history.prepare(start))
   for i in range(len(history.params) - 1):
     params, state = step(params, state, float(i))
   for name, x in zip(*core.named_leaves({'params': start, 'seed': seed})[:2]):
@@ -173,7 +174,8 @@ def check_vmap(history: _history.History, *, batch_step=False, steps=4) -> None:
   """
 
   def begin(seed):
-    return rules.init(history.make_tx(history.inner, seed), _history.small_params())
+    start = history.prepare(_history.small_params())
+    return rules.init(history.make_tx(history.inner, seed), start)
 
   seeds = jnp.arange(2)
   axes = (0, 0 if batch_step else step_axes(history.states[0]))

@@ -31,13 +31,9 @@ def check_protocol(history: _history.History) -> None:
   _history.require(
     len(core.sparse_states(state)) == 1, 'wanted one KeepSparseState in the state.'
   )
-  masks = rules.get_masks(state)
-  _history.require(
-    jax.tree.structure(masks) == jax.tree.structure(params),
-    'the masks have another tree than the params.',
-  )
+  masks = _history.masks_of(params, state)
   names, leaves, _ = core.named_leaves(params)
-  for name, m, p in zip(names, jax.tree.leaves(masks), leaves, strict=True):
+  for name, m, p in zip(names, masks, leaves, strict=True):
     fits = m.ndim in (0, p.ndim) and np.broadcast_shapes(m.shape, p.shape) == p.shape
     _history.require(
       fits and m.dtype == jnp.bool_,
@@ -81,7 +77,7 @@ def check_counts(
     wanted = num_kept(step) if callable(num_kept) else num_kept
     unknown = set(wanted) - set(names)
     _history.require(not unknown, f'num_kept: no leaf is called {sorted(unknown)}.')
-    masks = jax.tree.leaves(rules.get_masks(state))
+    masks = _history.masks_of(history.params[0], state)
     for name, m, p in zip(names, masks, leaves, strict=True):
       kept = int(np.broadcast_to(m, p.shape).sum())
       _history.require(
