@@ -31,9 +31,11 @@ _EXPERIMENTS = [
   'tensorflow-datasets>=4.9.9',
   'tqdm>=4.66',
 ]
-# js.bayes.save_posterior and load_posterior.
+# js.bayes.save_posterior and load_posterior, js.export.save and load.
 _SAFETENSORS = ['safetensors>=0.4.3']
-_TEST = ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.5', *_SAFETENSORS]
+# js.export.serialize and deserialize: jax.export needs it and does not bring it.
+_EXPORT = ['flatbuffers>=24.3', *_SAFETENSORS]
+_TEST = ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.5', *_EXPORT]
 _DEV = ['mypy>=1.15', 'pre-commit>=3.7', 'ruff>=0.9']
 
 # One library serves every machine of an architecture: each file of kernels has the
@@ -111,6 +113,7 @@ setuptools.setup(
     'cuda12': ['jax[cuda12]'],
     'dev': _DEV,
     'experiments': _EXPERIMENTS,
+    'export': _EXPORT,
     'safetensors': _SAFETENSORS,
     'test': _TEST,
     'tpu': ['jax[tpu]'],

@@ -16,6 +16,7 @@ _ROOMS = (
   'core',
   'criteria',
   'distributions',
+  'export',
   'layers',
   'masks',
   'native',

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 import fnmatch
 import json
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -27,23 +26,9 @@ def as_json(value, argument: str):
     raise ValueError(f'{argument} must be storable as JSON: {error}.') from error
 
 
-def digest(value) -> int:
-  """The crc32 of an array (dtype, shape, bytes), or of the JSON text of the rest.
-
-  Accidental damage is what it has to find: every single flipped bit, every burst
-  below 33 bits, and all but 2**-32 of the rest.
-  """
-  if not isinstance(value, np.ndarray):
-    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
-  seed = zlib.crc32(f'{value.dtype} {value.shape}'.encode())
-  if value.dtype.name in ('int2', 'int4', 'uint2', 'uint4'):
-    value = value.astype(np.int8)  # The unused high bits of a byte are arbitrary.
-  return zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data, seed)
-
-
 def seal(manifest: dict) -> dict:
   """Adds the digest of the manifest itself."""
-  return {**manifest, 'crc32': digest(manifest)}
+  return {**manifest, 'crc32': core.digest(manifest)}
 
 
 def unseal(manifest) -> dict:
@@ -51,7 +36,7 @@ def unseal(manifest) -> dict:
   if not isinstance(manifest, dict) or 'leaves' not in manifest:
     raise Damaged('its manifest is not a manifest')
   body = {k: v for k, v in manifest.items() if k != 'crc32'}
-  if digest(body) != manifest.get('crc32'):
+  if core.digest(body) != manifest.get('crc32'):
     raise Damaged('its manifest does not have the digest that was saved')
   return body
 
@@ -131,7 +116,7 @@ def describe(state) -> tuple[dict, dict]:
     if _is_key(value):
       leaves[name]['impl'] = str(jax.random.key_impl(value))
     host = to_host(value)
-    leaves[name]['crc32'] = digest(host)
+    leaves[name]['crc32'] = core.digest(host)
     if host.size:
       arrays[name] = host
   return arrays, leaves
@@ -174,7 +159,7 @@ def check(leaves: dict, arrays: dict) -> None:
       if 0 in spec['shape']:
         continue
       raise Damaged(f'{name} is missing')
-    if digest(np.asarray(host)) != spec['crc32']:
+    if core.digest(np.asarray(host)) != spec['crc32']:
       raise Damaged(f'{name} does not have the digest that was saved')
 
 

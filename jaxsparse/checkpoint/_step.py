@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxsparse import core
 from jaxsparse.checkpoint import _manifest, _noise
 
 
@@ -54,7 +55,7 @@ def items(step: int, state, extra, metric, identity: Identity) -> dict:
     'metric': metric,
     'extra': _manifest.as_json(extra, 'extra'),
     'fingerprint': identity.fingerprint,
-    'config_crc32': _manifest.digest(identity.config),
+    'config_crc32': core.digest(identity.config),
     'leaves': leaves,
   }
   saved = {
@@ -83,7 +84,7 @@ def check_identity(path: pathlib.Path, manifest: dict, identity: Identity) -> No
       f' {identity.fingerprint!r} now. Use another directory.'
     )
   config = _item(path, 'config', ocp.args.JsonRestore()).get('config')
-  if _manifest.digest(config) != manifest['config_crc32']:
+  if core.digest(config) != manifest['config_crc32']:
     raise _manifest.Damaged('its config does not have the digest that was saved')
   if None in (config, identity.config):
     return

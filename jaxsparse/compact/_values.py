@@ -77,20 +77,7 @@ def format_of(leaf: core.Leaf, structure, density: float) -> sparse.Format:
   Raises:
     ValueError: stacked axes that do not lead, outputs that are not the last axes.
   """
-  stacked, ndim = len(leaf.stack_axes), len(leaf.shape)
-  in_axes = ndim - stacked - len(leaf.out_axes)
-  leading = leaf.stack_axes == tuple(range(stacked))
-  trailing = leaf.out_axes == tuple(range(stacked + in_axes, ndim))
-  if not (leading and trailing and leaf.out_axes and in_axes > 0):
-    raise ValueError(
-      f'{leaf.name}: shape {leaf.shape} with stack_axes={leaf.stack_axes},'
-      f' in_axes={leaf.in_axes}, out_axes={leaf.out_axes} cannot be compact; wanted'
-      ' stacked axes first and output axes last (leaves=), or leave it dense'
-      ' (prunable=).'
-    )
-  return sparse.choose_format(
-    leaf.shape[stacked:], density, in_axes, _block(leaf, structure)
-  )
+  return sparse.format_of(leaf, density, _block(leaf, structure))
 
 
 def _block(leaf, structure) -> int:

@@ -11,6 +11,12 @@ from jaxsparse.core._leaves import (
   prunable_leaves,
   stacked,
 )
+from jaxsparse.core._tensor_files import (
+  digest,
+  load_tensors,
+  save_tensors,
+  tree_like,
+)
 from jaxsparse.core._trees import (
   as_key,
   count_true,
@@ -61,17 +67,21 @@ __all__ = (
   'When',
   'as_key',
   'count_true',
+  'digest',
   'kept_weights',
   'kernels',
   'kernels_except',
   'leaf_key',
   'leaves_of',
+  'load_tensors',
   'mask_grads',
   'match',
   'named_leaves',
   'named_subset',
   'prunable_leaves',
+  'save_tensors',
   'sparse_states',
   'stacked',
+  'tree_like',
   'zeros_grown',
 )

@@ -1,10 +1,18 @@
 """Finds and loads the compiled kernels; what uses them falls back without them."""
 
-from jaxsparse.native._library import available, instruction_set, stays_whole, why_not
+from jaxsparse.native._library import (
+  CALLS,
+  available,
+  instruction_set,
+  stays_whole,
+  why_not,
+  without,
+)
 from jaxsparse.native._select import can_select, select
 from jaxsparse.native._sort import argsort
 
 __all__ = (
+  'CALLS',
   'argsort',
   'available',
   'can_select',
@@ -12,4 +20,5 @@ __all__ = (
   'select',
   'stays_whole',
   'why_not',
+  'without',
 )

@@ -1,5 +1,8 @@
 """Loads the library that setup.py built, and gives its calls to XLA."""
 
+from collections.abc import Iterator
+import contextlib
+import contextvars
 import ctypes
 import functools
 import os
@@ -24,8 +27,10 @@ _TARGETS = {
   'jaxsparse_take': 'JaxsparseTake',
   'jaxsparse_take_backward': 'JaxsparseTakeBackward',
 }
+CALLS = tuple(_TARGETS)
 _VARIABLE = 'JAXSPARSE_NATIVE'
 _CHOICES = ('avx512', 'avx2', 'portable')
+_IS_UNWANTED = contextvars.ContextVar('jaxsparse_kernels_are_unwanted', default=False)
 
 
 def available() -> bool:
@@ -83,9 +88,28 @@ def stays_whole() -> bool:
     >>> js.native.stays_whole() or jax.device_count() > 1
     True
   """
-  if jax.default_backend() != 'cpu':
+  if jax.default_backend() != 'cpu' or _IS_UNWANTED.get():
     return False
   return jax.device_count() == 1 or jax.sharding.get_abstract_mesh().are_all_axes_manual
+
+
+@contextlib.contextmanager
+def without() -> Iterator[None]:
+  """What is traced inside chooses no kernel by itself, as where there is none.
+
+  What jax has traced before, with a kernel in it, it may take from its caches.
+
+  Example:
+    >>> import jaxsparse as js
+    >>> with js.native.without():
+    ...   js.native.stays_whole()
+    False
+  """
+  token = _IS_UNWANTED.set(True)
+  try:
+    yield
+  finally:
+    _IS_UNWANTED.reset(token)
 
 
 @functools.cache

@@ -4,7 +4,7 @@ from jaxsparse.sparse._arrays import SparseArray, from_mask, to_dense
 from jaxsparse.sparse._backends import choose_backend
 from jaxsparse.sparse._check import check
 from jaxsparse.sparse._conv import conv
-from jaxsparse.sparse._formats import Format, choose_format
+from jaxsparse.sparse._formats import Format, choose_format, format_of
 from jaxsparse.sparse._matmul import matmul, take
 from jaxsparse.sparse._patterns import (
   Pattern,
@@ -24,6 +24,7 @@ __all__ = (
   'choose_format',
   'conv',
   'coordinates',
+  'format_of',
   'from_coordinates',
   'from_mask',
   'gather',

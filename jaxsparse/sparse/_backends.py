@@ -50,6 +50,7 @@ def choose_backend(
   break_even = _BREAK_EVEN.get((product, fmt.block > 1))
   if break_even is None:
     raise ValueError(f"product={product!r}: wanted 'matmul' or 'conv'.")
+  batch = _reference.expected(batch)
   wanted = next(sparsity for size, sparsity in break_even.items() if batch < size)
   pays = 1 - _patterns.density_of(pattern) >= wanted
   usable = native.available() and native.stays_whole()

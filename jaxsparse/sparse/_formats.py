@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 
+from jaxsparse import core
+
 
 @dataclasses.dataclass(frozen=True)
 class Format:
@@ -146,3 +148,38 @@ def choose_format(
   if block > 1 or density < 0.035:
     return Format(shape, in_axes, block)
   return Format(shape, in_axes, block, 128, 128 if density > 0.065 else 256)
+
+
+def format_of(leaf: core.Leaf, density: float, block: int = 1) -> Format:
+  """The format of one layer of a leaf.
+
+  Args:
+    leaf: a parameter, whose stacked layers have that format each.
+    density: the fraction of weights that are kept.
+    block: how many consecutive outputs are kept or pruned together.
+
+  Returns:
+    A `Format` of the shape of the leaf without its stacked axes.
+
+  Raises:
+    ValueError: stacked axes that do not lead, outputs that are not the last axes; names
+      the leaf.
+
+  Example:
+    >>> import jaxsparse as js
+    >>> leaf = js.Leaf('kernel', (2, 8, 4), 'float32', (0,), (1,), (2,))
+    >>> js.sparse.format_of(leaf, 0.01).shape
+    (8, 4)
+  """
+  stacked, ndim = len(leaf.stack_axes), len(leaf.shape)
+  in_axes = ndim - stacked - len(leaf.out_axes)
+  leading = leaf.stack_axes == tuple(range(stacked))
+  trailing = leaf.out_axes == tuple(range(stacked + in_axes, ndim))
+  if not (leading and trailing and leaf.out_axes and in_axes > 0):
+    raise ValueError(
+      f'{leaf.name}: shape {leaf.shape} with stack_axes={leaf.stack_axes},'
+      f' in_axes={leaf.in_axes}, out_axes={leaf.out_axes} cannot be compact; wanted'
+      ' stacked axes first and output axes last (leaves=), or leave it dense'
+      ' (prunable=).'
+    )
+  return choose_format(leaf.shape[stacked:], density, in_axes, block)

@@ -6,7 +6,7 @@ stay in a cache.
 """
 
 import jax
-from jax import lax
+from jax import export, lax
 import jax.numpy as jnp
 import numpy as np
 
@@ -101,9 +101,14 @@ def _matrix(values, pattern):
   return dense.reshape(pattern.format.inputs, pattern.format.outputs)
 
 
+def expected(batch) -> int:
+  """A batch as a number: one that `jax.export` leaves open is taken to be of 128."""
+  return 128 if export.is_symbolic_dim(batch) else batch
+
+
 def _chunks(arrays, batch):
   """Cuts arrays of one length into (chunks, length), padded with 0."""
-  length = max(_CHUNK // max(batch, 1), 1)
+  length = max(_CHUNK // max(expected(batch), 1), 1)
   size = arrays[0].shape[0]
   length = min(length, max(size, 1))
   padding = -size % length

@@ -95,6 +95,15 @@ def test_tiles_follow_the_density():
   assert js.sparse.choose_format((512, 512), 0.2, block=4).input_tiles == 1
 
 
+def test_the_format_of_a_leaf_has_no_stacked_axes():
+  query = js.Leaf('query/kernel', (3, 8, 2, 4), 'float32', (0,), (1,), (2, 3))
+  fmt = js.sparse.format_of(query, 0.5, block=4)
+  assert (fmt.shape, fmt.in_axes, fmt.rows) == ((8, 2, 4), 1, 2)
+  turned = js.Leaf('kernel', (8, 4), 'float32', (), (1,), (0,))
+  with pytest.raises(ValueError, match=r'kernel: shape \(8, 4\) .* cannot be compact'):
+    js.sparse.format_of(turned, 0.5)
+
+
 def test_any_order_of_coordinates():
   param, mask = make((9, 16), 0.3)
   fmt = js.sparse.Format((9, 16), **TILED)
