@@ -286,8 +286,7 @@ def _merged(best, keys, units, offset):
     ranked = lax.sort((~keys, ~hashes, keys, units), num_keys=2)
     return ranked[2][:num], ranked[3][:num]
   # Any ties: only the level that they are at is asked for.
-  chosen = masks.top_k_mask(keys, num, (0,))
-  level = jnp.min(jnp.where(chosen, keys, np.uint32(2**32 - 1)))
+  level = jnp.min(keys, where=masks.top_k_mask(keys, num, (0,)), initial=~np.uint32(0))
   above, tied = keys > level, keys == level
   left = np.int32(num) - core.count_true(above)
 
