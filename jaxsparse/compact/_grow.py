@@ -10,7 +10,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse import core, masks, rules, sparse
+from jaxsparse import core, masks, native, rules, sparse
 from jaxsparse.compact import _capture, _state, _tiles
 
 # Scores that are looked at together; they stay in a second-level cache.
@@ -282,9 +282,9 @@ def _merged(best, keys, units, offset):
   num = best[0].size
   keys, units = jnp.concatenate([best[0], keys]), jnp.concatenate([best[1], units])
   hashes = masks.hash_flat(units.astype(jnp.uint32) + offset)
-  if keys.size < _SORT_BELOW:
-    ranked = lax.sort((~keys, ~hashes, keys, units), num_keys=2)
-    return ranked[2][:num], ranked[3][:num]
+  if keys.size < _SORT_BELOW or (native.available() and native.stays_whole()):
+    at = native.top_indices(keys, hashes, num)
+    return keys[at], units[at]
   # Any ties: only the level that they are at is asked for.
   level = jnp.min(keys, where=masks.top_k_mask(keys, num, (0,)), initial=~np.uint32(0))
   above, tied = keys > level, keys == level

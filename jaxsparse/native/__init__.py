@@ -10,6 +10,7 @@ from jaxsparse.native._library import (
 )
 from jaxsparse.native._select import can_select, select
 from jaxsparse.native._sort import argsort
+from jaxsparse.native._top import top_indices
 
 __all__ = (
   'CALLS',
@@ -19,6 +20,7 @@ __all__ = (
   'instruction_set',
   'select',
   'stays_whole',
+  'top_indices',
   'why_not',
   'without',
 )

@@ -26,6 +26,7 @@ _TARGETS = {
   'jaxsparse_select': 'JaxsparseSelect',
   'jaxsparse_take': 'JaxsparseTake',
   'jaxsparse_take_backward': 'JaxsparseTakeBackward',
+  'jaxsparse_top_indices': 'JaxsparseTopIndices',
 }
 CALLS = tuple(_TARGETS)
 _VARIABLE = 'JAXSPARSE_NATIVE'
