@@ -15,6 +15,7 @@ _ROOMS = (
   'compact',
   'core',
   'criteria',
+  'data',
   'distributions',
   'export',
   'layers',
