@@ -97,6 +97,17 @@ def _gmp(inner, seed):
   return js.transforms.gmp(inner, sparsity, when=_EVERY_2)
 
 
+def _iss_p(inner, seed, **kwargs):
+  del seed
+  kwargs = {'num_pruning_steps': 6, 'learning_rate': 1e-2, **kwargs}
+  return js.transforms.iss_p(inner, 0.75, **kwargs)
+
+
+def _iss_r(inner, seed):
+  del seed
+  return js.transforms.iss_r(inner, 0.75, num_pruning_steps=6, every=2)
+
+
 def _set(inner, seed):
   return js.transforms.set(inner, 0.75, seed=seed, when=_EVERY_2, distribution=_UNIFORM)
 
@@ -132,12 +143,23 @@ def _rigl_variant(**kwargs):
   return Row(functools.partial(_rigl, **kwargs), grows=True, variant=True)
 
 
+# A run is half over before the mask is hard: it is resumed across that step.
+_HARD = lambda step: (
+  _QUARTER if step >= 6 else {'dense1/kernel': 512, 'dense2/kernel': 256}
+)
 _ROWS = {
   'static': Row(_static, _erk(), moves=False),
   'static_given': Row(_given, moves=False, any_tree=False, variant=True),
   'static_snip': Row(_snip, moves=False, any_tree=False, variant=True),
   'one_shot': Row(_one_shot, lambda step: _QUARTER if step > 2 else {}),
   'gmp': Row(_gmp, _cubic),
+  'iss_p': Row(_iss_p, _HARD),
+  'iss_p_nm': Row(
+    functools.partial(_iss_p, structure=js.masks.NM(1, 4), alpha=0.0, refresh_every=2),
+    _HARD,
+    variant=True,
+  ),
+  'iss_r': Row(_iss_r, _HARD, variant=True),
   'set': Row(_set, grows=True),
   'rigl': Row(_rigl, grows=True),
   'rigl_that_skips': _rigl_variant(skip_step=True),

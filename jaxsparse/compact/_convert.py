@@ -64,8 +64,10 @@ def convert(tx, params: core.Params, opt_state) -> tuple[Any, core.Params, Any]:
   _elementwise.check(
     parts.inner, (params, opt_state.inner_state), (see(values), inner_state), patterns
   )
+  # What the masks say is not kept twice, nor densely.
+  memory = None if parts.rule.settled_memory else opt_state.memory
   state = _state.CompactState(
-    opt_state.step, patterns, opt_state.memory, inner_state, opt_state.key
+    opt_state.step, patterns, memory, inner_state, opt_state.key
   )
   return _update.transform(tx, shapes), values, state
 
@@ -96,6 +98,7 @@ def densify(tx, params: core.Params, opt_state) -> tuple[Any, core.Params, Any]:
   if dense is None or not isinstance(opt_state, _state.CompactState):
     raise ValueError(f'tx={tx!r}: wanted what js.compact.convert returned.')
   inner, patterns = rules.parts_of(dense).inner, opt_state.patterns
+  remembered = rules.parts_of(dense).rule.settled_memory
   whole = _values.map_sparse(_values.scatter, patterns, params)
   seen = _values.map_sparse(_values.as_seen, patterns, params)
   marks = rules.along(inner, seen, opt_state.inner_state, patterns)
@@ -111,10 +114,11 @@ def densify(tx, params: core.Params, opt_state) -> tuple[Any, core.Params, Any]:
     _as_mask(p, tx.update.mask_shapes[n]) if _state.is_pattern(p) else p
     for n, p in zip(names, found)
   ]
+  tree = masks_treedef.unflatten(kept)
   state = core.KeepSparseState(
     opt_state.step,
-    masks_treedef.unflatten(kept),
-    opt_state.memory,
+    tree,
+    remembered(tree) if remembered else opt_state.memory,
     treedef.unflatten(arrays),
     opt_state.key,
   )
@@ -135,7 +139,9 @@ def _as_mask(pattern, shape):
 
 def _check_rule(parts: rules.Parts, step: int) -> None:
   rule, plain = parts.rule, core.MaskRule._field_defaults
-  for what in ('inner_params', 'fields', 'edit_grads', 'edit_updates'):
+  # Edits that end with the last decision are no obstacle after it.
+  ends = () if rule.settled_memory else ('edit_grads', 'edit_updates')
+  for what in ('inner_params', 'fields', *ends):
     if getattr(rule, what) is not plain[what]:
       raise ValueError(
         f'tx: its rule has {what} of its own (a dense latent, several fields, an edit of'

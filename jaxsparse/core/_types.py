@@ -188,6 +188,8 @@ class MaskRule(NamedTuple):
     rewiring: what `update` does, where that is dropping and growing; else None.
     settled_at: the step from which on a second decision changes nothing; None where
       nobody knows it.
+    settled_memory: `masks -> memory` of a rule that edits gradients or updates only
+      until it has settled; None where it edits none, or goes on doing so.
   """
 
   init: Callable[[Evidence], tuple[Masks, Memory]]
@@ -201,6 +203,7 @@ class MaskRule(NamedTuple):
   budget: Any = None
   rewiring: Rewiring | None = None
   settled_at: int | None = None
+  settled_memory: Callable[[Masks], Memory] | None = None
 
 
 class KeepSparseState(NamedTuple):

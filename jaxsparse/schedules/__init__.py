@@ -10,6 +10,7 @@ from jaxsparse.schedules._numbers import (
   cosine,
   cosine_sparsity,
   cubic,
+  hold,
   one_shot,
   settled_at,
 )
@@ -24,6 +25,7 @@ __all__ = (
   'cosine_sparsity',
   'cubic',
   'every',
+  'hold',
   'last_step',
   'never',
   'one_shot',

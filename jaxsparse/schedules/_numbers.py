@@ -150,6 +150,38 @@ def cubic(final: float, start: int, stop: int, initial: float = 0.0) -> core.Sch
   return _settling(lambda step: _between(initial, final, left(step) ** 3), stop)
 
 
+def hold(schedule, steps: int) -> core.Schedule:
+  """The first value of a schedule for a while, then the schedule from its start.
+
+  `f(t) = schedule(max(t - steps, 0))`
+
+  Args:
+    schedule: a function of the step, for example a learning rate of optax, or a number.
+    steps: how many steps it waits.
+
+  Returns:
+    A schedule.
+
+  Raises:
+    ValueError: negative `steps`, or a number that is not finite.
+
+  Example:
+    >>> import jaxsparse as js, optax
+    >>> rate = js.schedules.hold(optax.linear_schedule(1.0, 0.0, 4), 10)
+    >>> [float(rate(t)) for t in (0, 10, 12, 14)]
+    [1.0, 1.0, 0.5, 0.0]
+  """
+  _checks.step('steps', steps)
+  if not callable(schedule):
+    return constant(schedule)
+
+  def held(step):
+    return schedule(jnp.maximum(_checks.as_step(step) - steps, 0))
+
+  known = settled_at(schedule)
+  return held if known is None else _settling(held, steps + known)
+
+
 def one_shot(final: float, at: int) -> core.Schedule:
   """All of the sparsity at once: `s(t) = final if t >= at else 0`.
 

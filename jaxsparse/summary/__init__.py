@@ -16,6 +16,7 @@ from jaxsparse.summary._movement import (
   overlap,
   sad,
 )
+from jaxsparse.summary._shrinkage import Shrinkage, shrinkage, support
 from jaxsparse.summary._table import table
 
 __all__ = (
@@ -23,6 +24,7 @@ __all__ = (
   'Overlap',
   'Sad',
   'Share',
+  'Shrinkage',
   'Stats',
   'dead_units',
   'density_per_leaf',
@@ -31,6 +33,8 @@ __all__ = (
   'flops',
   'overlap',
   'sad',
+  'shrinkage',
   'stats',
+  'support',
   'table',
 )

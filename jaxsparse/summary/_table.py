@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxsparse import core
-from jaxsparse.summary import _counts, _flops
+from jaxsparse.summary import _counts, _flops, _shrinkage
 
 _RIGHT = ('Density', 'Nonzeros', 'Bytes', 'Dense FLOPs', 'Sparse FLOPs')
 
@@ -40,7 +40,15 @@ def table(params, opt_state_or_masks=None, leaves=None, flops=None) -> str:
   described = core.leaves_of(params, leaves)
   rows = [_row(leaf, masks[leaf.name], flops) for leaf in described.values()]
   found = _counts.stats(params, opt_state_or_masks)
-  return '\n'.join([*_draw(rows), *_totals(found, flops)])
+  lines = [*_draw(rows), *_totals(found, flops)]
+  soft = _shrinkage.support(opt_state_or_masks)
+  if soft is not None and found.num_prunable_kept == found.num_prunable:
+    shrunk = found.num_prunable - _counts.stats(params, soft).num_prunable_kept
+    lines.append(
+      f'Shrunk, not pruned: {shrunk:,} weights, by a rule that keeps the network dense'
+      ' until its mask is hard.'
+    )
+  return '\n'.join(lines)
 
 
 def _row(leaf: core.Leaf, mask, flops) -> dict[str, str]:

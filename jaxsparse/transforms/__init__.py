@@ -1,6 +1,8 @@
 """Sparse training methods: each wraps an optax optimizer, one paper a file."""
 
 from jaxsparse.transforms._gmp import gmp, gmp_rule
+from jaxsparse.transforms._greg import greg
+from jaxsparse.transforms._iss_p import iss_p, iss_p_rule, iss_r
 from jaxsparse.transforms._one_shot import one_shot, one_shot_rule
 from jaxsparse.transforms._rigl import rigl, rigl_rule
 from jaxsparse.transforms._set import (
@@ -14,6 +16,10 @@ from jaxsparse.transforms._ste import ste, ste_rule
 __all__ = (
   'gmp',
   'gmp_rule',
+  'greg',
+  'iss_p',
+  'iss_p_rule',
+  'iss_r',
   'one_shot',
   'one_shot_rule',
   'rigl',

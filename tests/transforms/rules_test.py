@@ -33,6 +33,12 @@ ROWS = {
     lambda o: js.keep_sparse(o, transforms.one_shot_rule(_budget(0.75)), S.at(3)),
     lambda o: transforms.one_shot(o, 0.75, step=3, **_SAME),
   ),
+  'iss_p': (
+    lambda o: js.keep_sparse(o, transforms.iss_p_rule(_budget(0.75), 4), S.always),
+    lambda o: transforms.iss_p(
+      o, 0.75, num_pruning_steps=4, learning_rate=0.1, **_SAME
+    ),
+  ),
   'set': (
     lambda o: js.keep_sparse(o, transforms.set_rule(_budget(0.75), 0.5), _WHEN, seed=0),
     lambda o: transforms.set(o, 0.75, seed=0, when=_WHEN, drop_fraction=0.5, **_SAME),
