@@ -3,6 +3,7 @@
 from jaxsparse.compact._bind import bind, handler, join
 from jaxsparse.compact._convert import convert, densify
 from jaxsparse.compact._grow import grow_candidates, growth_sizes, growth_when_due
+from jaxsparse.compact._init import init, lecun_normal
 from jaxsparse.compact._state import Candidates, CompactState, get_patterns
 
 __all__ = (
@@ -16,5 +17,7 @@ __all__ = (
   'growth_sizes',
   'growth_when_due',
   'handler',
+  'init',
   'join',
+  'lecun_normal',
 )

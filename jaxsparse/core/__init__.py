@@ -1,5 +1,6 @@
 """Types, leaves and trees: what every other room stands on."""
 
+from jaxsparse.core import bits
 from jaxsparse.core._leaves import (
   Leaf,
   LeafOverrides,
@@ -66,6 +67,7 @@ __all__ = (
   'Structure',
   'When',
   'as_key',
+  'bits',
   'count_true',
   'digest',
   'kept_weights',

@@ -188,6 +188,8 @@ class MaskRule(NamedTuple):
     rewiring: what `update` does, where that is dropping and growing; else None.
     settled_at: the step from which on a second decision changes nothing; None where
       nobody knows it.
+    random_start: whether `init` draws units at random, whatever the params are, and
+      remembers nothing: then a start on nonzeros may draw them itself.
     settled_memory: `masks -> memory` of a rule that edits gradients or updates only
       until it has settled; None where it edits none, or goes on doing so.
   """
@@ -203,6 +205,7 @@ class MaskRule(NamedTuple):
   budget: Any = None
   rewiring: Rewiring | None = None
   settled_at: int | None = None
+  random_start: bool = False
   settled_memory: Callable[[Masks], Memory] | None = None
 
 

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.data import _bits, _checks
+from jaxsparse.core import bits as _bits
+from jaxsparse.data import _checks
 
 # What a key is folded with first, so that no two uses of it share random numbers.
 PASS, ROUND, DRAW, ORDER, SHIFT = (np.uint32(i) for i in range(1, 6))

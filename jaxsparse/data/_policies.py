@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from jaxsparse.data import _bits, _checks, _plan, _rs2
+from jaxsparse.core import bits as _bits
+from jaxsparse.data import _checks, _plan, _rs2
 
 
 def full(num_examples: int, batch_size: int, *, epochs: int, seed) -> _plan.Plan:

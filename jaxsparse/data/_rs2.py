@@ -1,6 +1,7 @@
 """RS2: repeated random subsets (Okanovic et al. 2024)."""
 
-from jaxsparse.data import _bits, _checks, _plan, _strata
+from jaxsparse.core import bits as _bits
+from jaxsparse.data import _checks, _plan, _strata
 
 
 def rs2(

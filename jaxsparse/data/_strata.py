@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxsparse.data import _bits, _checks, _plan
+from jaxsparse.core import bits as _bits
+from jaxsparse.data import _checks, _plan
 
 
 def tables_of(labels, num_examples: int) -> dict[str, np.ndarray]:

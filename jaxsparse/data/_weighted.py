@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from jaxsparse.data import _bits, _checks, _plan
+from jaxsparse.core import bits as _bits
+from jaxsparse.data import _checks, _plan
 
 _UNITS = 2**32
 

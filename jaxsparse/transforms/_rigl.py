@@ -35,7 +35,11 @@ def rigl_rule(budget: rules.Budget, drop_fraction) -> core.MaskRule:
     fraction=fraction,
   )
   return core.MaskRule(
-    init=init, update=rules.rewire(rewiring), budget=budget, rewiring=rewiring
+    init=init,
+    update=rules.rewire(rewiring),
+    budget=budget,
+    rewiring=rewiring,
+    random_start=True,
   )
 
 

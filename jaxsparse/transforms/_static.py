@@ -65,7 +65,12 @@ def static_rule(
 
     return jax.lax.fori_loop(1, iterations, prune_again, first), None
 
-  return core.MaskRule(init=init, grown_value=None, budget=budget)
+  return core.MaskRule(
+    init=init,
+    grown_value=None,
+    budget=budget,
+    random_start=criterion is criteria.random and iterations == 1,
+  )
 
 
 def _given_rule(masks: core.Masks) -> core.MaskRule:

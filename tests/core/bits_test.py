@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsparse.data import _bits
+from jaxsparse.core import bits as _bits
 
 _MASK = 2**32 - 1
 
