@@ -159,7 +159,9 @@ def build_method(config, spec, source: Source) -> Method:
     if posterior is not None:
       params = posterior.init(sigma_key, params)
     _, tx = make_tx(mask_key)
-    return js.training.init_state(tx, params, model_state, seed=train_key)
+    return js.training.init_state(
+      tx, params, model_state, seed=train_key, rescale=config.rescale
+    )
 
   # The state carries the mask's key, so the seed given here is never used to draw.
   step = js.training.make_step(

@@ -175,8 +175,9 @@ def build_method(config, spec, source: Source) -> Method:
     if _criteria.takes_probe(spec):
       probe = make_probe(jax.random.fold_in(mask_key, 1), model_state, train_split)
     return js.training.init_state(
-      make_tx(mask_key, probe), params, model_state, seed=train_key
-    )
+      make_tx(mask_key, probe), params, model_state, seed=train_key,
+      rescale=config.rescale,
+    )  # fmt: skip
 
   # The state carries the mask's key, so the seed given there is never used to draw.
   init_seed = lambda seed: init(seed, source.train)

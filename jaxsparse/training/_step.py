@@ -31,7 +31,9 @@ class TrainState(NamedTuple):
   key: jax.Array
 
 
-def init_state(tx, params, model_state=(), *, seed) -> TrainState:
+def init_state(
+  tx, params, model_state=(), *, seed, rescale: bool = False
+) -> TrainState:
   """Starts training: the masks are applied to the parameters.
 
   Args:
@@ -40,6 +42,7 @@ def init_state(tx, params, model_state=(), *, seed) -> TrainState:
     model_state: pytree that `loss_fn` receives and returns; may be empty.
     seed: int, integer tracer or typed key for what training draws (dropout,
       augmentation).
+    rescale: as in `js.init`: kept weights are scaled to the fan-in that they have.
 
   Returns:
     A `TrainState` at step 0. It may be traced: `jax.jit(lambda seed: ...)` builds
@@ -53,9 +56,10 @@ def init_state(tx, params, model_state=(), *, seed) -> TrainState:
     >>> int((state.params['dense']['kernel'] != 0).sum())
     8
   """
-  opt_state = tx.init(params)
-  if core.sparse_states(opt_state):
-    params = rules.apply_masks(params, opt_state)
+  if core.sparse_states(jax.eval_shape(tx.init, params)):
+    params, opt_state = rules.init(tx, params, rescale=rescale)
+  else:
+    opt_state = tx.init(params)
   key = core.as_key(seed)
   return TrainState(jnp.zeros((), jnp.int32), params, opt_state, model_state, key)
 

@@ -64,6 +64,8 @@ def test_init_state_makes_the_start_sparse_and_leaves_a_dense_one_alone():
   params = _params()
   tx = js.transforms.static(optax.sgd(0.1), sparsity=0.5, seed=0)
   sparse = js.training.init_state(tx, params, seed=0).params
+  scaled = js.training.init_state(tx, params, seed=0, rescale=True).params
+  chex.assert_trees_all_equal(scaled, js.init(tx, params, rescale=True)[0])
   dense = js.training.init_state(optax.sgd(0.1), params, seed=0).params
   count = lambda p: sum(int((x != 0).sum()) for x in jax.tree.leaves(p))
   assert count(sparse) == 72
