@@ -58,21 +58,57 @@ def build(
   return _adapters.from_linen(make(num_classes=num_classes, **options), handler)
 
 
-def _model_class(name: str, prefix: str):
-  # Our model classes are those that take the number of classes.
+def build_upscaler(
+  name: str,
+  scale: int,
+  channels: int,
+  *,
+  options: Mapping[str, Any] | None = None,
+  handler: js.layers.Handler | None = None,
+) -> _adapters.Model:
+  """Builds the network of super-resolution that a config names.
+
+  Args:
+    name: a class of this package: `EDSR`, `ESPCN`, `FSRCNN`, `SwinIR`.
+    scale: how much larger the image becomes.
+    channels: of the images.
+    options: as in `build`.
+    handler: see `from_linen`.
+
+  Returns:
+    A `Model` from images in [0, 1] to images.
+
+  Raises:
+    ValueError: an unknown name, option or dtype, with the right ones.
+
+  Example:
+    >>> from experiments import models
+    >>> model = models.build_upscaler('EDSR', 2, 3, options={'blocks': 2})
+    >>> sorted(model._fields)
+    ['apply', 'init']
+  """
+  make = _model_class(name, '', 'scale')
+  options = {k: _value(k, v) for k, v in dict(options or {}).items()}
+  _check_options(make, options)
+  module = make(scale=scale, channels=channels, **options)
+  return _adapters.from_linen(module, handler)
+
+
+def _model_class(name: str, prefix: str, argument: str = 'num_classes'):
+  # Classifiers are the classes that take the number of classes, upscalers a scale.
   found = {}
   for public in models.__all__:
     value = getattr(models, public)
     is_nnx = public.startswith('Nnx')
-    if inspect.isclass(value) and 'num_classes' in _arguments(value):
+    if inspect.isclass(value) and argument in _arguments(value):
       if is_nnx == bool(prefix):
         found[public.removeprefix('Nnx')] = value
   if name not in found:
     near = difflib.get_close_matches(name, found, n=1, cutoff=0.4)
     hint = f' Did you mean {near[0]}?' if near else ''
-    api = 'nnx' if prefix else 'linen'
+    api = '' if argument == 'scale' else f'for api={"nnx" if prefix else "linen"!r} '
     raise ValueError(
-      f'model: unknown name {name!r}; for api={api!r} want one of'
+      f'model: unknown name {name!r}; {api}want one of'
       f' {", ".join(sorted(found))}.{hint}'
     )
   return found[name]
@@ -94,6 +130,7 @@ def _arguments(make) -> Mapping[str, inspect.Parameter]:
 
 def _check_options(make, options: Mapping[str, Any]):
   hidden = ('num_classes', 'image_shape', 'rngs', 'parent', 'name', 'self')
+  hidden += ('scale', 'channels')
   known = [p for p in _arguments(make) if p not in hidden]
   unknown = sorted(set(options) - set(known))
   if unknown:
