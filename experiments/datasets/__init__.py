@@ -1,4 +1,4 @@
-"""Data in memory: images, their batches, augmentation, corruption; regression sets.
+"""Data in memory: images, batches, patches, augmentation, corruption; regression sets.
 
 The `digits` data set is a real TFDS builder: `from experiments.datasets import digits`
 makes it known to `tfds.data_source`.
@@ -6,9 +6,12 @@ makes it known to `tfds.data_source`.
 
 from experiments.datasets._augment import augment, normalize
 from experiments.datasets._batches import batch_indices, epoch_order
+from experiments.datasets._bicubic import resize
 from experiments.datasets._corruptions import CORRUPTIONS, corrupt
 from experiments.datasets._load import Data, load
 from experiments.datasets._outside import outside
+from experiments.datasets._patches import patches
+from experiments.datasets._photographs import Photographs, photographs
 from experiments.datasets._regression import (
   REGRESSION_SETS,
   RegressionData,
@@ -20,6 +23,7 @@ from experiments.datasets._regression import (
 __all__ = (
   'CORRUPTIONS',
   'Data',
+  'Photographs',
   'REGRESSION_SETS',
   'RegressionData',
   'Standardized',
@@ -31,5 +35,8 @@ __all__ = (
   'load_regression',
   'normalize',
   'outside',
+  'patches',
+  'photographs',
+  'resize',
   'standardize',
 )
