@@ -37,7 +37,8 @@ _IS_UNWANTED = contextvars.ContextVar('jaxsparse_kernels_are_unwanted', default=
 def available() -> bool:
   """Whether the compiled kernels can be used in this process.
 
-  They are used by themselves where they can be, on the CPU. The environment variable
+  They are used by themselves where they can be: in a process in which jax computes on
+  the CPU and on nothing else. The environment variable
   JAXSPARSE_NATIVE=off turns them off; `avx2` and `portable` choose an instruction set
   below the best of the machine. It is read once.
 
@@ -62,6 +63,12 @@ def why_not() -> str | None:
     >>> print(reason or js.native.instruction_set())  # doctest: +SKIP
     avx512
   """
+  platform = jax.default_backend()
+  if platform != 'cpu':
+    return f'jax computes on a {platform}'
+  if ',' in (jax.config.jax_platforms or ''):
+    # What is traced now may be lowered for any of them.
+    return f'jax has several platforms, {jax.config.jax_platforms}'
   return _load()[1]
 
 
@@ -73,8 +80,7 @@ def instruction_set() -> str | None:
     >>> js.native.instruction_set() in ('avx512', 'avx2', 'portable', None)
     True
   """
-  library, reason = _load()
-  return None if reason else library.jaxsparse_instruction_set().decode()
+  return None if why_not() else _load()[0].jaxsparse_instruction_set().decode()
 
 
 def stays_whole() -> bool:
@@ -89,7 +95,7 @@ def stays_whole() -> bool:
     >>> js.native.stays_whole() or jax.device_count() > 1
     True
   """
-  if jax.default_backend() != 'cpu' or _IS_UNWANTED.get():
+  if _IS_UNWANTED.get():
     return False
   return jax.device_count() == 1 or jax.sharding.get_abstract_mesh().are_all_axes_manual
 

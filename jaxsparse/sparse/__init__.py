@@ -6,17 +6,20 @@ from jaxsparse.sparse._check import check
 from jaxsparse.sparse._conv import conv
 from jaxsparse.sparse._formats import Format, choose_format, format_of
 from jaxsparse.sparse._matmul import matmul, take
+from jaxsparse.sparse._nm import NMPattern
 from jaxsparse.sparse._patterns import (
   Pattern,
   coordinates,
   from_coordinates,
   gather,
+  is_pattern,
   pattern_of,
   to_mask,
 )
 
 __all__ = (
   'Format',
+  'NMPattern',
   'Pattern',
   'SparseArray',
   'check',
@@ -28,6 +31,7 @@ __all__ = (
   'from_coordinates',
   'from_mask',
   'gather',
+  'is_pattern',
   'matmul',
   'pattern_of',
   'take',

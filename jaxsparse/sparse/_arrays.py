@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.sparse import _formats, _patterns
+from jaxsparse.sparse import _formats, _nm, _patterns
 
 
 @functools.partial(
@@ -22,9 +22,9 @@ class SparseArray:
   different trees, and are joined just before the model runs.
 
   Attributes:
-    values: (capacity * block,), in the order of `pattern.inputs`; what is held for
-      padding is never read, and its gradient is 0.
-    pattern: a `Pattern`.
+    values: (capacity * block,), in the order of `pattern.inputs`, or of
+      `pattern.positions`; what is held for padding is never read, and its gradient is 0.
+    pattern: a `Pattern`, or for N:M a `NMPattern`.
 
   Example:
     >>> import jax.numpy as jnp, jaxsparse as js
@@ -35,7 +35,7 @@ class SparseArray:
   """
 
   values: jax.Array
-  pattern: _patterns.Pattern
+  pattern: _patterns.AnyPattern
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -65,7 +65,7 @@ def from_mask(
     param: float array of at least two axes.
     mask: bool array that broadcasts to it, True for kept weights.
     capacity: room for that many blocks; None for as many as there are, which needs a
-      mask that is not traced.
+      mask that is not traced, or for N:M.
     in_axes: how many leading axes are inputs; None for all but the last.
     block: how many consecutive outputs are kept or pruned together: 1, or a multiple
       of 4 for the fast kernels.
@@ -76,7 +76,7 @@ def from_mask(
 
   Raises:
     ValueError: a capacity below the count of the mask; a mask that is not made of such
-      blocks; no capacity under `jit`.
+      blocks, or keeps more than n of some group; no capacity under `jit`.
 
   Example:
     >>> import jax.numpy as jnp, jaxsparse as js
@@ -91,6 +91,9 @@ def from_mask(
   given, format = format, format or _formats.Format(param.shape, in_axes, block)
   if format.shape != param.shape:
     raise ValueError(f'format: shape {format.shape}; wanted {param.shape}.')
+  if format.nm is not None:
+    capacity = _checked_nm(None if traced else np.asarray(mask), format, capacity)
+    return _from_mask(param, mask, format, capacity)
   if traced and capacity is None:
     raise ValueError('capacity: None with a traced mask; wanted a number of blocks.')
   if not traced:
@@ -108,13 +111,28 @@ def _from_mask(param, mask, format, capacity):
   return SparseArray(_patterns.gather(kept, pattern), pattern)
 
 
+def _checked_nm(mask, format, capacity):
+  wanted, (n, m) = _nm.capacity_of(format), format.nm
+  if capacity not in (None, wanted):
+    raise ValueError(f'capacity={capacity}: a weight of nm={n, m} has {wanted}.')
+  if mask is not None and (most := _nm.most_in_a_group(mask, format)) > n:
+    raise ValueError(
+      f'mask: it keeps {most} of some {m} consecutive inputs; wanted at most {n}, as'
+      f' structure=js.masks.NM({n}, {m}) makes it.'
+    )
+  return wanted
+
+
 def _checked_capacity(mask, format, capacity):
   blocks = mask.reshape(format.inputs, format.rows, format.block)
   kept = blocks.any(-1)
-  if not np.array_equal(kept, blocks.all(-1)):
+  deep = kept.reshape(-1, format.depth, format.rows)
+  whole = np.array_equal(deep.any(1), deep.all(1))
+  if not (whole and np.array_equal(kept, blocks.all(-1))):
     raise ValueError(
-      f'mask: it is not made of blocks of {format.block} outputs; prune with'
-      f' structure=js.masks.Block((1, {format.block})).'
+      f'mask: it is not made of blocks of {format.depth} inputs x {format.block}'
+      f' outputs; prune with structure=js.masks.Block(({format.depth},'
+      f' {format.block})).'
     )
   count = int(np.count_nonzero(kept))
   if capacity is None:

@@ -1,13 +1,19 @@
 """Who computes a product: the kernels, or plain jnp."""
 
+from collections.abc import Callable
+import functools
 import math
+import types
+from typing import Any
 
 import jax
+from jax import lax
+import jax.numpy as jnp
 
 from jaxsparse import native
-from jaxsparse.sparse import _cpu, _patterns, _reference
+from jaxsparse.sparse import _cpu, _pallas, _patterns, _reference
 
-MODULES = {'cpu': _cpu, 'reference': _reference}
+MODULES: dict[str, Any] = {'cpu': _cpu, 'pallas': _pallas, 'reference': _reference}
 _ANY = math.inf
 # The sparsity from which the kernels beat a dense product, by measurement (matmul 1024
 # wide, convolutions 3x3 of 64 to 512 features): for a batch below each size. A batch of
@@ -18,15 +24,22 @@ _BREAK_EVEN = {
   ('conv', False): {8: 0.97, 16: 0.9, _ANY: 0.6},
   ('conv', True): {8: 0.97, 16: 0.9, _ANY: 0.6},
 }
+# The same for Pallas: blocks that fill the tensor cores in both directions. For all
+# else a GPU's dense product is faster.
+_PALLAS_BREAK_EVEN = 0.95
+_FILLS_TENSOR_CORES = 16
+_WITH_PALLAS = ('cuda', 'gpu', 'rocm')
 
 
 def choose_backend(
-  pattern: _patterns.Pattern, batch: int, product: str = 'matmul'
+  pattern: _patterns.AnyPattern, batch: int, product: str = 'matmul'
 ) -> str:
   """Which implementation a product takes where it is traced.
 
-  `'cpu'`, the C++ kernels, where they are available, see arrays of one device, and were
-  measured to be faster than a dense product; else `'reference'`, plain jnp.
+  `'cpu'`, the C++ kernels, or on a GPU `'pallas'`, where they are available, see arrays
+  of one device, and were measured to be faster than a dense product; else
+  `'reference'`, plain jnp, which on a GPU or TPU is a dense product with the masked
+  weight.
 
   Args:
     pattern: the pattern of the weight; its capacity tells the sparsity.
@@ -34,7 +47,7 @@ def choose_backend(
     product: `'matmul'` or `'conv'`.
 
   Returns:
-    `'cpu'` or `'reference'`.
+    `'cpu'`, `'pallas'` or `'reference'`.
 
   Raises:
     ValueError: another product.
@@ -50,37 +63,76 @@ def choose_backend(
   break_even = _BREAK_EVEN.get((product, fmt.block > 1))
   if break_even is None:
     raise ValueError(f"product={product!r}: wanted 'matmul' or 'conv'.")
+  sparsity = 1 - _patterns.density_of(pattern)
+  if not native.stays_whole():
+    return 'reference'
+  if jax.default_backend() in _WITH_PALLAS:
+    full = min(fmt.block, fmt.depth) >= _FILLS_TENSOR_CORES
+    pays = full and sparsity >= _PALLAS_BREAK_EVEN
+    return 'pallas' if pays and not _pallas.why_not(fmt, product) else 'reference'
   batch = _reference.expected(batch)
-  wanted = next(sparsity for size, sparsity in break_even.items() if batch < size)
-  pays = 1 - _patterns.density_of(pattern) >= wanted
-  usable = native.available() and native.stays_whole()
-  return 'cpu' if pays and _has_kernel(fmt, product) and usable else 'reference'
+  wanted = next(least for size, least in break_even.items() if batch < size)
+  has_kernel = native.available() and not _cpu.why_not(fmt, product)
+  return 'cpu' if sparsity >= wanted and has_kernel else 'reference'
 
 
 def pick(
-  given: str | None, pattern: _patterns.Pattern, batch: int, product: str = 'matmul'
+  given: str | None, pattern: _patterns.AnyPattern, batch: int, product: str = 'matmul'
 ) -> str:
-  """The backend that is asked for, if it can be used, or the best one."""
+  """The backend that is asked for, if it can be used, or the best one.
+
+  `'automatic pallas'` is for `module`: what nobody has asked for is not interpreted.
+  """
   if given is None:
-    return choose_backend(pattern, batch, product)
+    chosen = choose_backend(pattern, batch, product)
+    return 'automatic pallas' if chosen == 'pallas' else chosen
   if given not in MODULES:
     raise ValueError(f'backend={given!r}: wanted one of {tuple(MODULES)}, or None.')
+  reason = None
   if given == 'cpu':
-    _require_cpu(pattern.format, product)
+    reason = native.why_not() or _cpu.why_not(pattern.format, product)
+  elif given == 'pallas':
+    reason = _pallas.why_not(pattern.format, product)
+    if jax.default_backend() not in ('cpu', *_WITH_PALLAS):
+      reason = f'there are no kernels for a {jax.default_backend()}'
+  if reason:
+    raise ValueError(f'backend={given!r}: {reason}.')
   return given
 
 
-def _has_kernel(fmt, product):
-  return product == 'conv' or fmt.block == 1 or fmt.block % 4 == 0
+def module(backend: str) -> Any:
+  """The functions of what `pick` has picked."""
+  return _AUTOMATIC_PALLAS if backend == 'automatic pallas' else MODULES[backend]
 
 
-def _require_cpu(fmt, product):
-  if not native.available():
-    raise ValueError(f"backend='cpu': {native.why_not()}.")
-  if not _has_kernel(fmt, product):
-    raise ValueError(
-      f"backend='cpu': block={fmt.block}; the kernels have 1 and multiples of 4."
-    )
+def _where_there_is_a_gpu(name: str) -> Callable[..., Any]:
+  """A function of `_pallas` that is the reference where it is lowered for a CPU."""
+  kernel, plain = getattr(_pallas, name), getattr(_reference, name)
+  return functools.partial(
+    lax.platform_dependent, cuda=kernel, rocm=kernel, default=plain
+  )
+
+
+_AUTOMATIC_PALLAS = types.SimpleNamespace(
+  forward=_where_there_is_a_gpu('forward'),
+  backward=_where_there_is_a_gpu('backward'),
+  take=_reference.take,
+  take_backward=_reference.take_backward,
+)
+
+
+def compute_dtype(backend: str, x_dtype, values_dtype) -> Any:
+  """The dtype in which a backend wants activations and values; it returns the same.
+
+  Sums are in float32 all the same.
+  """
+  dtype = jnp.result_type(x_dtype, values_dtype)
+  halves = backend != 'cpu' and (
+    'pallas' in backend or jax.default_backend() != 'cpu'
+  )
+  if halves and dtype in (jnp.bfloat16, jnp.float16):
+    return dtype
+  return jnp.dtype(jnp.float32)
 
 
 def plain(pattern):

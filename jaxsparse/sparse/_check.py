@@ -3,17 +3,19 @@
 import jax
 import numpy as np
 
-from jaxsparse.sparse import _arrays, _patterns
+from jaxsparse.sparse import _arrays, _nm, _patterns
 
 
-def check(array: '_arrays.SparseArray | _patterns.Pattern', name: str = '') -> None:
+def check(
+  array: '_arrays.SparseArray | _patterns.AnyPattern', name: str = ''
+) -> None:
   """Refuses a corrupted sparse array or pattern.
 
   The kernels check bounds in every call; this looks at everything else too: that places
   are sorted, that none comes twice, that both orders tell of the same places.
 
   Args:
-    array: a `SparseArray` or a `Pattern`, not traced, without stacked axes.
+    array: a `SparseArray`, a `Pattern` or a `NMPattern`, not traced, without stacked axes.
     name: the leaf's name, for the message.
 
   Raises:
@@ -38,7 +40,8 @@ def check(array: '_arrays.SparseArray | _patterns.Pattern', name: str = '') -> N
         f'{prefix}values: shape {array.values.shape}; wanted {wanted}, the capacity of'
         ' the pattern.'
       )
-  problem = _problem(pattern)
+  is_nm = isinstance(pattern, _nm.NMPattern)
+  problem = _nm.problem(pattern) if is_nm else _problem(pattern)
   if problem:
     raise ValueError(prefix + problem)
 
@@ -71,7 +74,18 @@ def _problem(pattern):
   same = np.array_equal(p.inputs[:count][order], inputs)
   if not same or not np.array_equal(rows[order], p.back_rows[:count]):
     return 'back_rows: the backward order tells of other places than the forward one.'
+  if not _comes_in_blocks(p.inputs[:count], part * fmt.rows + rows, fmt.depth):
+    return f'inputs: they do not come in whole blocks of depth {fmt.depth}.'
   return None
+
+
+def _comes_in_blocks(inputs, segments, depth):
+  if inputs.size % depth:
+    return False
+  inputs, segments = inputs.reshape(-1, depth), segments.reshape(-1, depth)
+  first = inputs[:, :1]
+  aligned = (first % depth == 0) & (inputs == first + np.arange(depth))
+  return bool(aligned.all() and (segments == segments[:, :1]).all())
 
 
 def _half(starts_name, indices_name, p, segments, bound):

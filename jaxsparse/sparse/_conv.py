@@ -36,8 +36,8 @@ def conv(
 
   with strides s and padding p, which is what `nn.Conv` computes. The gradient of the
   kernel is computed where it has values, nowhere else; that of padding is 0. Only
-  reverse mode is supported. Half-precision values and images are accepted; products and
-  sums are in float32. Dilated and grouped convolutions are not: keep those dense.
+  reverse mode is supported. Half-precision values and images are accepted; on a CPU
+  products and sums are in float32. Dilated and grouped convolutions are not: keep those dense.
 
   Args:
     weight: a `SparseArray` of shape (height, width, features in, features out), of
@@ -69,11 +69,12 @@ def conv(
   batch, _, columns, _ = geometry.y_shape
   backend = _backends.pick(backend, weight.pattern, batch * columns, 'conv')
   dtype = jnp.result_type(x.dtype, weight.values.dtype)
+  within = _backends.compute_dtype(backend, x.dtype, weight.values.dtype)
   y = _conv(
     backend,
     geometry,
-    x.astype(jnp.float32),
-    weight.values.astype(jnp.float32),
+    x.astype(within),
+    weight.values.astype(within),
     weight.pattern,
   )
   return y.astype(dtype)
@@ -118,7 +119,7 @@ def _padding(given, size, kernel, strides):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _conv(backend, geometry, x, values, pattern):
-  return _backends.MODULES[backend].conv(values, pattern, x, geometry)
+  return _backends.module(backend).conv(values, pattern, x, geometry)
 
 
 def _conv_forward(backend, geometry, x, values, pattern):
@@ -134,7 +135,7 @@ def _conv_backward(backend, geometry, saved, dy):
   x, values, pattern = saved
   if isinstance(dy, SymbolicZero) or (x is None and values is None):
     return None, None, None
-  which = _backends.MODULES[backend]
+  which = _backends.module(backend)
   dx, dvalues = which.conv_backward(values, pattern, x, dy, geometry)
   return dx, dvalues, None
 

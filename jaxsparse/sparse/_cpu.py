@@ -9,6 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse.sparse import _formats
+
+
+def why_not(fmt: _formats.Format, product: str = 'matmul') -> str | None:
+  """Why there is no kernel for a format; None if there is one."""
+  if fmt.nm is not None:
+    return f'nm={fmt.nm}; the kernels have single weights and blocks'
+  if product == 'matmul' and fmt.block > 1 and fmt.block % 4:
+    return f'block={fmt.block}; the kernels have 1 and multiples of 4'
+  return None
+
 
 def forward(values, pattern, x):
   """x W: float32 (batch, outputs)."""

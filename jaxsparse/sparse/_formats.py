@@ -18,15 +18,24 @@ class Format:
   order, by tiles of outputs and in a tile by input, serves the backward product. Tiles
   keep what is read again in the first cache; `choose_format` knows good ones.
 
+  Blocks of several inputs, depth x block, are that many such slices in a row; `depth`
+  promises that slices come in whole blocks, which the kernels of a GPU make use of.
+
+  With `nm` at most n of every m consecutive inputs are held for each output; a
+  `NMPattern` then tells which.
+
   Args:
     shape: the shape of the dense weight, such as (inputs, outputs) of a Dense kernel.
     in_axes: how many leading axes are inputs; None for all but the last.
     block: how many consecutive outputs are kept or pruned together.
     input_tile: inputs per tile; None for all.
     output_tile: outputs per tile, a multiple of `block`; None for all.
+    depth: how many consecutive inputs are kept or pruned together.
+    nm: `(n, m)`, or None.
 
   Raises:
-    ValueError: axes, a block or tiles that the shape does not have.
+    ValueError: axes, blocks, groups or tiles that the shape does not have; N:M together
+      with blocks or tiles.
 
   Example:
     >>> import jaxsparse as js
@@ -40,6 +49,8 @@ class Format:
   block: int = 1
   input_tile: int | None = None
   output_tile: int | None = None
+  depth: int = 1
+  nm: tuple[int, int] | None = None
 
   def __post_init__(self):
     ndim = len(self.shape)
@@ -64,6 +75,28 @@ class Format:
       unit = self.block if name == 'output_tile' else 1
       if tile is not None and (tile < 1 or tile % unit):
         raise ValueError(f'Format: {name}={tile}; wanted a multiple of {unit}.')
+    if self.depth < 1 or self.in_shape[-1] % self.depth:
+      raise ValueError(
+        f'Format: depth={self.depth} does not divide the last input axis of shape'
+        f' {self.shape}.'
+      )
+    if self.nm is not None:
+      self._check_nm(*self.nm)
+
+  def _check_nm(self, n, m):
+    if not 0 < n <= m <= 128 or self.in_shape[-1] % m:
+      raise ValueError(
+        f'Format: nm={self.nm} of shape {self.shape}; wanted 0 < n <= m <= 128, and an m'
+        ' that divides the last input axis.'
+      )
+    if (self.block, self.depth) != (1, 1) or self.input_tile or self.output_tile:
+      raise ValueError(f'Format: nm={self.nm} has neither blocks nor tiles.')
+
+  @property
+  def groups(self) -> int:
+    """How many groups of m inputs there are, with N:M."""
+    assert self.nm is not None
+    return self.inputs // self.nm[1]
 
   @property
   def in_shape(self) -> tuple[int, ...]:

@@ -28,14 +28,15 @@ def matmul(
 
   The gradient of the weight is computed where it has values, nowhere else; that of
   padding is 0. Only reverse mode is supported. Half-precision values and activations
-  are accepted; products and sums are in float32.
+  are accepted; sums are in float32, on a CPU products too. On a GPU the products of
+  float32 are as precise as `jax.default_matmul_precision` says.
 
   Args:
     x: float array (..., *inputs), its last axes the input axes of the weight; the
       output axes if `transpose`.
     weight: a `SparseArray`.
     transpose: contracts the outputs of the weight, as a tied embedding does.
-    backend: `'cpu'`, `'reference'`, or None for what `choose_backend` says.
+    backend: `'cpu'`, `'pallas'`, `'reference'`, or None for what `choose_backend` says.
 
   Returns:
     Array (..., *outputs), or (..., *inputs), of the promoted dtype.
@@ -63,11 +64,12 @@ def matmul(
   batch = math.prod(lead)
   backend = _backends.pick(backend, weight.pattern, batch)
   dtype = jnp.result_type(x.dtype, weight.values.dtype)
+  within = _backends.compute_dtype(backend, x.dtype, weight.values.dtype)
   y = _matmul(
     backend,
     transpose,
-    x.reshape(batch, math.prod(given)).astype(jnp.float32),
-    weight.values.astype(jnp.float32),
+    x.reshape(batch, math.prod(given)).astype(within),
+    weight.values.astype(within),
     weight.pattern,
   )
   return y.reshape(*lead, *wanted).astype(dtype)
@@ -82,7 +84,8 @@ def take(
     weight: a `SparseArray` with one input axis, that of the rows.
     ids: integer array of any shape. Negative ones count from the end; a row that does
       not exist is NaN, as in `jnp.take`.
-    backend: `'cpu'`, `'reference'` (which makes the table dense), or None.
+    backend: `'cpu'`, `'reference'` (which makes the table dense), or None; for
+      `'pallas'` it is the reference.
 
   Returns:
     Array (*ids.shape, *outputs) of the dtype of the values.
@@ -116,8 +119,8 @@ def take(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _matmul(backend, transpose, x, values, pattern):
   if transpose:
-    return _backends.MODULES[backend].backward(values, pattern, None, x)[0]
-  return _backends.MODULES[backend].forward(values, pattern, x)
+    return _backends.module(backend).backward(values, pattern, None, x)[0]
+  return _backends.module(backend).forward(values, pattern, x)
 
 
 def _matmul_forward(backend, transpose, x, values, pattern):
@@ -133,7 +136,7 @@ def _matmul_backward(backend, transpose, saved, dy):
   x, values, pattern = saved
   if isinstance(dy, SymbolicZero) or (x is None and values is None):
     return None, None, None
-  which = _backends.MODULES[backend]
+  which = _backends.module(backend)
   if not transpose:
     dx, dvalues = which.backward(values, pattern, x, dy)
     return dx, dvalues, None
@@ -145,15 +148,15 @@ def _matmul_backward(backend, transpose, saved, dy):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _take(backend, values, pattern, ids):
-  return _backends.MODULES[backend].take(values, pattern, ids)
+  return _backends.module(backend).take(values, pattern, ids)
 
 
 def _take_forward(backend, values, pattern, ids):
-  return _backends.MODULES[backend].take(values, pattern, ids), (pattern, ids)
+  return _backends.module(backend).take(values, pattern, ids), (pattern, ids)
 
 
 def _take_backward(backend, saved, dy):
-  return _backends.MODULES[backend].take_backward(*saved, dy), None, None
+  return _backends.module(backend).take_backward(*saved, dy), None, None
 
 
 _matmul.defvjp(_matmul_forward, _matmul_backward, symbolic_zeros=True)

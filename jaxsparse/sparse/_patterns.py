@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse import native
-from jaxsparse.sparse import _formats
+from jaxsparse.sparse import _formats, _nm
 
 
 @functools.partial(
@@ -62,6 +62,25 @@ class Pattern:
   def count(self) -> jax.Array:
     """How many blocks there are, int32."""
     return self.starts[..., -1]
+
+  @property
+  def stack(self) -> tuple[int, ...]:
+    """The leading axes, which enumerate stacked layers."""
+    return self.inputs.shape[:-1]
+
+
+AnyPattern = Pattern | _nm.NMPattern
+
+
+def is_pattern(x) -> bool:
+  """Whether a node of a tree is a `Pattern` or a `NMPattern`: for `is_leaf`.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js
+    >>> js.sparse.is_pattern(jnp.ones(3))
+    False
+  """
+  return isinstance(x, AnyPattern)
 
 
 @functools.partial(jax.jit, static_argnames='format', inline=True)
@@ -124,18 +143,24 @@ def _starts(segment, segments):
 
 
 @functools.partial(jax.jit, static_argnames=('format', 'capacity'), inline=True)
-def pattern_of(mask: jax.Array, format: _formats.Format, capacity: int) -> Pattern:
+def pattern_of(
+  mask: jax.Array, format: _formats.Format, capacity: int | None = None
+) -> AnyPattern:
   """The pattern of a mask.
 
-  A block is held if any of its weights is kept.
+  A block is held if any of its weights is kept; of a group of N:M, the first n.
 
   Args:
     mask: bool array of `format.shape`, True for kept weights.
     format: the static `Format`.
-    capacity: room for that many blocks; further ones are left out.
+    capacity: room for that many blocks; further ones are left out. None for N:M, whose
+      format says it.
 
   Returns:
-    A `Pattern`.
+    A `Pattern`, or a `NMPattern`.
+
+  Raises:
+    ValueError: no capacity.
 
   Example:
     >>> import jax.numpy as jnp, jaxsparse as js
@@ -143,6 +168,10 @@ def pattern_of(mask: jax.Array, format: _formats.Format, capacity: int) -> Patte
     >>> int(js.sparse.pattern_of(mask, js.sparse.Format((3, 3)), 5).count)
     3
   """
+  if format.nm is not None:
+    return _nm.pattern_of(mask, format)
+  if capacity is None:
+    raise ValueError('capacity: None; wanted a number of blocks.')
   kept = mask.reshape(format.inputs, format.rows, format.block).any(-1)
   inputs, rows = jnp.nonzero(kept, size=capacity, fill_value=(0, 0))
   total = jnp.count_nonzero(kept).astype(jnp.int32)
@@ -153,7 +182,7 @@ def pattern_of(mask: jax.Array, format: _formats.Format, capacity: int) -> Patte
   return pattern
 
 
-def coordinates(pattern: Pattern) -> tuple[jax.Array, jax.Array, jax.Array]:
+def coordinates(pattern: AnyPattern) -> tuple[jax.Array, jax.Array, jax.Array]:
   """The places of the blocks, in the order of the values.
 
   Returns:
@@ -167,6 +196,8 @@ def coordinates(pattern: Pattern) -> tuple[jax.Array, jax.Array, jax.Array]:
     >>> [x.tolist() for x in js.sparse.coordinates(pattern)]
     [[0, 1, 2], [0, 1, 2], [True, True, True]]
   """
+  if isinstance(pattern, _nm.NMPattern):
+    return _nm.coordinates(pattern)
   valid = lax.iota(jnp.int32, pattern.capacity) < pattern.count
   zero = jnp.int32(0)
   rows = jnp.zeros(pattern.capacity, jnp.int32)
@@ -175,7 +206,7 @@ def coordinates(pattern: Pattern) -> tuple[jax.Array, jax.Array, jax.Array]:
   return jnp.where(valid, inputs, zero), jnp.where(valid, rows, zero), valid
 
 
-def places(pattern: Pattern) -> tuple[jax.Array, jax.Array, jax.Array]:
+def places(pattern: AnyPattern) -> tuple[jax.Array, jax.Array, jax.Array]:
   """`(inputs, outputs, valid)` of every single weight, in the order of the values."""
   inputs, rows, valid = coordinates(pattern)
   block = pattern.format.block
@@ -187,7 +218,7 @@ def places(pattern: Pattern) -> tuple[jax.Array, jax.Array, jax.Array]:
   )
 
 
-def gather(dense: jax.Array, pattern: Pattern) -> jax.Array:
+def gather(dense: jax.Array, pattern: AnyPattern) -> jax.Array:
   """The entries of a dense array where the pattern has weights; 0 for padding.
 
   Args:
@@ -204,13 +235,17 @@ def gather(dense: jax.Array, pattern: Pattern) -> jax.Array:
     >>> js.sparse.gather(jnp.arange(9.).reshape(3, 3), pattern).tolist()
     [0.0, 4.0, 8.0, 0.0]
   """
+  if isinstance(pattern, _nm.NMPattern):
+    return _nm.gather(dense, pattern)
   inputs, outputs, valid = places(pattern)
   matrix = dense.reshape(pattern.format.inputs, pattern.format.outputs)
   return jnp.where(valid, matrix[inputs, outputs], jnp.zeros((), dense.dtype))
 
 
-def scatter(values: jax.Array, pattern: Pattern) -> jax.Array:
+def scatter(values: jax.Array, pattern: AnyPattern) -> jax.Array:
   """The dense array with the values on the pattern and 0 elsewhere."""
+  if isinstance(pattern, _nm.NMPattern):
+    return _nm.scatter(values, pattern)
   inputs, outputs, valid = places(pattern)
   # Padding is sent out of range, where it is dropped.
   inputs = jnp.where(valid, inputs, np.int32(pattern.format.inputs))
@@ -219,7 +254,7 @@ def scatter(values: jax.Array, pattern: Pattern) -> jax.Array:
   return matrix.reshape(pattern.format.shape)
 
 
-def to_mask(pattern: Pattern) -> jax.Array:
+def to_mask(pattern: AnyPattern) -> jax.Array:
   """The mask of the weights that a pattern holds.
 
   Returns:
@@ -235,6 +270,6 @@ def to_mask(pattern: Pattern) -> jax.Array:
   return scatter(jnp.ones(pattern.capacity * pattern.format.block, bool), pattern)
 
 
-def density_of(pattern: Pattern) -> float:
+def density_of(pattern: AnyPattern) -> float:
   """The static density: that of the capacity."""
   return pattern.capacity / max(pattern.format.num_blocks, 1)

@@ -1,8 +1,8 @@
 """The products in plain jnp: what is right, and what runs everywhere.
 
-Where a weight is dense enough, a dense product is the fastest that jnp has. Below, rows
-of activations are gathered and added up, a few thousand weights at a time, so that they
-stay in a cache.
+Where a weight is dense enough, a dense product is the fastest that jnp has, and on a GPU
+or TPU it always is. Below, rows of activations are gathered and added up, a few thousand
+weights at a time, so that they stay in a cache.
 """
 
 import jax
@@ -22,7 +22,7 @@ def forward(values, pattern, x):
   """x W: float32 (batch, outputs)."""
   fmt = pattern.format
   if _is_dense(pattern):
-    return x @ _matrix(values, pattern)
+    return _dot(x, _matrix(values, pattern))
   inputs, outputs, valid = _patterns.places(pattern)
   values = jnp.where(valid, values, np.float32(0))
   return _spread(x.T, inputs, outputs, values, fmt.outputs).T
@@ -34,9 +34,9 @@ def backward(values, pattern, x, dy):
   dx = dvalues = None
   if _is_dense(pattern):
     if values is not None:
-      dx = dy @ _matrix(values, pattern).T
+      dx = _dot(dy, _matrix(values, pattern).T)
     if x is not None:
-      dvalues = _patterns.gather((x.T @ dy).reshape(fmt.shape), pattern)
+      dvalues = _patterns.gather(_dot(x.T, dy).reshape(fmt.shape), pattern)
     return dx, dvalues
   inputs, outputs, valid = _patterns.places(pattern)
   if values is not None:
@@ -92,8 +92,13 @@ def take_backward(pattern, ids, dy):
   return _patterns.gather(dense.reshape(fmt.shape), pattern)
 
 
+def _dot(a, b):
+  return jnp.dot(a, b, preferred_element_type=jnp.float32).astype(a.dtype)
+
+
 def _is_dense(pattern):
-  return _patterns.density_of(pattern) >= _DENSE_FROM
+  is_many = _patterns.density_of(pattern) >= _DENSE_FROM
+  return is_many or pattern.format.nm is not None or jax.default_backend() != 'cpu'
 
 
 def _matrix(values, pattern):
