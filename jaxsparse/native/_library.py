@@ -66,9 +66,10 @@ def why_not() -> str | None:
   platform = jax.default_backend()
   if platform != 'cpu':
     return f'jax computes on a {platform}'
-  if ',' in (jax.config.jax_platforms or ''):
-    # What is traced now may be lowered for any of them.
-    return f'jax has several platforms, {jax.config.jax_platforms}'
+  # Set by JAX_PLATFORMS: what is traced now may be lowered for any of them.
+  platforms = getattr(jax.config, 'jax_platforms', None) or ''
+  if ',' in platforms:
+    return f'jax has several platforms, {platforms}'
   return _load()[1]
 
 

@@ -129,10 +129,10 @@ def _checked_capacity(mask, format, capacity):
   deep = kept.reshape(-1, format.depth, format.rows)
   whole = np.array_equal(deep.any(1), deep.all(1))
   if not (whole and np.array_equal(kept, blocks.all(-1))):
+    block = f'{format.depth}x{format.block}' if format.depth > 1 else format.block
     raise ValueError(
-      f'mask: it is not made of blocks of {format.depth} inputs x {format.block}'
-      f' outputs; prune with structure=js.masks.Block(({format.depth},'
-      f' {format.block})).'
+      f'mask: it is not made of blocks of {block} outputs; prune with'
+      f' structure=js.masks.Block(({format.depth}, {format.block})).'
     )
   count = int(np.count_nonzero(kept))
   if capacity is None:

@@ -89,8 +89,10 @@ def pick(
   if given not in MODULES:
     raise ValueError(f'backend={given!r}: wanted one of {tuple(MODULES)}, or None.')
   reason = None
-  if given == 'cpu':
-    reason = native.why_not() or _cpu.why_not(pattern.format, product)
+  if given == 'cpu' and not native.available():
+    reason = f'{native.why_not()}'
+  elif given == 'cpu':
+    reason = _cpu.why_not(pattern.format, product)
   elif given == 'pallas':
     reason = _pallas.why_not(pattern.format, product)
     if jax.default_backend() not in ('cpu', *_WITH_PALLAS):
@@ -127,9 +129,7 @@ def compute_dtype(backend: str, x_dtype, values_dtype) -> Any:
   Sums are in float32 all the same.
   """
   dtype = jnp.result_type(x_dtype, values_dtype)
-  halves = backend != 'cpu' and (
-    'pallas' in backend or jax.default_backend() != 'cpu'
-  )
+  halves = backend != 'cpu' and ('pallas' in backend or jax.default_backend() != 'cpu')
   if halves and dtype in (jnp.bfloat16, jnp.float16):
     return dtype
   return jnp.dtype(jnp.float32)

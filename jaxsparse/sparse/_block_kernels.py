@@ -18,7 +18,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from jaxsparse.sparse import _launch
-from jaxsparse.sparse._launch import dot, int32, load, program_id, span, store
+from jaxsparse.sparse._launch import int32, load, program_id, span, store
 
 # The largest block, either way: what one program computes.
 LARGEST = 128
@@ -30,7 +30,8 @@ def forward(values, pattern, x):
   """x W, of feature-major x: (outputs, batch) of the dtype of x."""
   fmt, batch = pattern.format, x.shape[1]
   side, width = _launch.side(fmt.block, LARGEST), _launch.side(batch, _WIDTH)
-  kernel = functools.partial(_forward, fmt, side, _chunk(pattern, x), width)
+  chunk = _chunk(pattern, x)
+  kernel = functools.partial(_forward, fmt, side, chunk, width)
   return _launch.launch(
     kernel,
     jax.ShapeDtypeStruct((fmt.outputs, batch), x.dtype),
@@ -40,13 +41,14 @@ def forward(values, pattern, x):
     values,
     x,
     num_warps=_warps(side * width),
+    loaded=chunk * (side + width) * x.dtype.itemsize,
   )
 
 
 def backward_x(values, pattern, dy):
   """dy W', of feature-major dy: (inputs, batch)."""
   fmt, batch = pattern.format, dy.shape[1]
-  width = _launch.side(batch, _WIDTH)
+  height, width = _launch.side(fmt.depth, LARGEST), _launch.side(batch, _WIDTH)
   kernel = functools.partial(_backward_x, fmt, width)
   return _launch.launch(
     kernel,
@@ -57,7 +59,8 @@ def backward_x(values, pattern, dy):
     pattern.order,
     values,
     dy,
-    num_warps=_warps(_launch.side(fmt.depth, LARGEST) * width),
+    num_warps=_warps(height * width),
+    loaded=_launch.side(fmt.block, LARGEST) * (height + width) * dy.dtype.itemsize,
   )
 
 
@@ -79,6 +82,7 @@ def backward_values(pattern, x, dy):
     x,
     dy,
     num_warps=_warps(chunk * side),
+    loaded=width * (chunk + side) * x.dtype.itemsize,
   )
   held = lax.iota(jnp.int32, size) < pattern.count * int32(fmt.block)
   return jnp.where(held, dvalues, jnp.zeros((), x.dtype))
@@ -110,7 +114,7 @@ def _indices(ref, at, held, bound):
   return jnp.clip(found, int32(0), int32(bound - 1))
 
 
-def _forward(fmt, side, chunk, width, starts, inputs, values, x, y):
+def _forward(fmt, side, chunk, width, starts, inputs, values, x, y, *, dot):
   row, unit = program_id(0), span(int32(0), side)
   column = span(program_id(1) * int32(width), width)
   in_block, in_batch = unit < int32(fmt.block), column < int32(x.shape[1])
@@ -134,7 +138,7 @@ def _forward(fmt, side, chunk, width, starts, inputs, values, x, y):
   store(y, (output[:, None], column[None, :]), total, mask)
 
 
-def _backward_x(fmt, width, starts, rows, order, values, dy, dx):
+def _backward_x(fmt, width, starts, rows, order, values, dy, dx, *, dot):
   one = _launch.pl.next_power_of_2(fmt.block)
   # One input alone is no matrix; its sums are taken without the tensor cores.
   alone = fmt.depth == 1
@@ -173,7 +177,7 @@ def _backward_x(fmt, width, starts, rows, order, values, dy, dx):
   store(dx, ((first + deep)[:, None], column[None, :]), total, mask)
 
 
-def _backward_values(fmt, splits, sizes, starts, inputs, x, dy, dvalues):
+def _backward_values(fmt, splits, sizes, starts, inputs, x, dy, dvalues, *, dot):
   chunk, side, width = sizes
   batch = x.shape[1]
   row, unit = program_id(0), span(int32(0), side)

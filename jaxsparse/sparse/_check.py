@@ -6,9 +6,7 @@ import numpy as np
 from jaxsparse.sparse import _arrays, _nm, _patterns
 
 
-def check(
-  array: '_arrays.SparseArray | _patterns.AnyPattern', name: str = ''
-) -> None:
+def check(array: '_arrays.SparseArray | _patterns.AnyPattern', name: str = '') -> None:
   """Refuses a corrupted sparse array or pattern.
 
   The kernels check bounds in every call; this looks at everything else too: that places
@@ -31,17 +29,18 @@ def check(
     ValueError: dense/kernel: inputs: 7 is out of range; there are 2.
   """
   prefix = f'{name}: ' if name else ''
-  pattern = array
+  pattern = array.pattern if isinstance(array, _arrays.SparseArray) else array
   if isinstance(array, _arrays.SparseArray):
-    pattern = array.pattern
     wanted = (pattern.capacity * pattern.format.block,)
     if array.values.shape != wanted:
       raise ValueError(
         f'{prefix}values: shape {array.values.shape}; wanted {wanted}, the capacity of'
         ' the pattern.'
       )
-  is_nm = isinstance(pattern, _nm.NMPattern)
-  problem = _nm.problem(pattern) if is_nm else _problem(pattern)
+  if isinstance(pattern, _nm.NMPattern):
+    problem = _nm.problem(pattern)
+  else:
+    problem = _problem(pattern)
   if problem:
     raise ValueError(prefix + problem)
 

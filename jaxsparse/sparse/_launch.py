@@ -1,6 +1,7 @@
 """How the Pallas kernels are started: compiled on a GPU, interpreted on a CPU."""
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import Any
 
 import jax
@@ -22,13 +23,19 @@ def why_not() -> str | None:
   return None
 
 
+_PRECISE = ('highest', 'float32', 'F32_F32_F32', 'TF32_TF32_F32_X3')
+# What the tiles in flight may take of the 99 KiB of shared memory that the smallest
+# multiprocessor with tensor cores for these dtypes gives to a program.
+_SHARED_MEMORY = 80 * 2**10
+
+
 def launch(
   kernel: Callable[..., None],
   results: Any,
   grid: Sequence[int],
   *args: jax.Array,
-  num_warps: int = 4,
-  num_stages: int = 3,
+  num_warps: int,
+  loaded: int,
 ) -> Any:
   """Runs a kernel on a grid; every array is seen whole.
 
@@ -36,18 +43,21 @@ def launch(
   was traced on a machine without a GPU can be lowered for one.
 
   Args:
-    kernel: `(*arrays, *results) -> None`, refs.
+    kernel: `(*arrays, *results, dot=) -> None`, refs and how two matrices are
+      multiplied.
     results: a tree of `jax.ShapeDtypeStruct`.
     grid: how many programs.
     *args: arrays.
     num_warps: warps of a program.
-    num_stages: how many iterations of a loop are loaded ahead.
+    loaded: bytes that an iteration of the inner loop loads for its products; as many
+      iterations are loaded ahead as there is room for, two at most.
   """
+  num_stages = min(3, 1 + _SHARED_MEMORY // max(loaded, 1))
   params = triton.CompilerParams(num_warps=num_warps, num_stages=num_stages)
 
   def call(interpret):
     return pl.pallas_call(
-      kernel,
+      functools.partial(kernel, dot=_interpreted_dot if interpret else _compiled_dot),
       out_shape=results,
       grid=tuple(grid),
       interpret=interpret,
@@ -79,12 +89,18 @@ def store(ref, index: tuple, value, mask) -> None:
   triton.store(ref.at[index], value.astype(ref.dtype), mask=mask)
 
 
-def dot(a, b) -> jax.Array:
-  """The product of two matrices, summed in float32.
-
-  The precision of float32 operands is that of `jax.default_matmul_precision`.
-  """
+def _interpreted_dot(a, b) -> jax.Array:
   return jnp.dot(a, b, preferred_element_type=jnp.float32)
+
+
+def _compiled_dot(a, b) -> jax.Array:
+  """As precise as `jax.default_matmul_precision` says, on tensor cores anyhow."""
+  precision: Any = lax.Precision.DEFAULT
+  wanted = getattr(jax.config, 'jax_default_matmul_precision', None)
+  if a.dtype == jnp.float32 and wanted in _PRECISE:
+    # Three products of TF32 lose next to nothing; one of float32 leaves the registers.
+    precision = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+  return jnp.dot(a, b, precision=precision, preferred_element_type=jnp.float32)
 
 
 def side(size: int, most: int) -> int:

@@ -15,16 +15,19 @@ from jax import lax
 import jax.numpy as jnp
 
 from jaxsparse.sparse import _launch, _nm
-from jaxsparse.sparse._launch import dot, int32, load, program_id, span, store
+from jaxsparse.sparse._launch import int32, load, program_id, span, store
 
 # Groups longer than this would not fit into the registers of a program.
-LONGEST = 16
+LONGEST = 8
+_WARPS = 8
 
 
 def forward(values, pattern, x):
   """x W, of feature-major x: (outputs, batch) of the dtype of x."""
   fmt, batch = pattern.format, x.shape[1]
-  sizes = _launch.side(fmt.outputs, 64), _depth(x), _launch.side(batch, 128)
+  _, m = fmt.nm
+  width = 128 if m <= 4 else 64
+  sizes = _launch.side(fmt.outputs, 64), _depth(x), _launch.side(batch, width)
   return _launch.launch(
     functools.partial(_forward, fmt, sizes),
     jax.ShapeDtypeStruct((fmt.outputs, batch), x.dtype),
@@ -32,13 +35,15 @@ def forward(values, pattern, x):
     pattern.positions,
     values,
     x,
+    num_warps=_WARPS,
+    loaded=_loaded(fmt, x, sizes[0] * sizes[1], m * sizes[1] * sizes[2]),
   )
 
 
 def backward_x(values, pattern, dy):
   """dy W', of feature-major dy: (inputs, batch)."""
   fmt, batch = pattern.format, dy.shape[1]
-  sizes = 16, 2 * _depth(dy), _launch.side(batch, _width(fmt))
+  sizes = 16, 32, _launch.side(batch, _width(fmt))
   return _launch.launch(
     functools.partial(_backward_x, fmt, sizes),
     jax.ShapeDtypeStruct((fmt.inputs, batch), dy.dtype),
@@ -46,12 +51,15 @@ def backward_x(values, pattern, dy):
     pattern.positions,
     values,
     dy,
+    num_warps=_WARPS,
+    loaded=_loaded(fmt, dy, sizes[0] * sizes[1], sizes[1] * sizes[2]),
   )
 
 
 def backward_values(pattern, x, dy):
   """x' dy on the pattern, of feature-major x and dy."""
   fmt = pattern.format
+  _, m = fmt.nm
   sizes = _launch.side(fmt.outputs, _width(fmt)), 16, _launch.side(x.shape[1], 64)
   return _launch.launch(
     functools.partial(_backward_values, fmt, sizes),
@@ -60,7 +68,15 @@ def backward_values(pattern, x, dy):
     pattern.positions,
     x,
     dy,
+    num_warps=_WARPS,
+    loaded=_loaded(fmt, x, 0, (m * sizes[1] + sizes[0]) * sizes[2]),
   )
+
+
+def _loaded(fmt, x, groups, activations):
+  """Bytes of the weights of some groups with their places, and of activations."""
+  size = x.dtype.itemsize
+  return groups * fmt.nm[0] * (size + 1) + activations * size
 
 
 def _depth(x):
@@ -101,7 +117,7 @@ def _rows(ref, group, column, fmt, place):
   return load(ref, (group * int32(m) + int32(place), column), mask)
 
 
-def _forward(fmt, sizes, positions, values, x, y):
+def _forward(fmt, sizes, positions, values, x, y, *, dot):
   height, depth, width = sizes
   output = span(program_id(0) * int32(height), height)[:, None]
   column = span(program_id(1) * int32(width), width)[None, :]
@@ -123,7 +139,7 @@ def _forward(fmt, sizes, positions, values, x, y):
   store(y, (output, column), total, inside)
 
 
-def _backward_x(fmt, sizes, positions, values, dy, dx):
+def _backward_x(fmt, sizes, positions, values, dy, dx, *, dot):
   height, depth, width = sizes
   _, m = fmt.nm
   group = span(program_id(0) * int32(height), height)[:, None]
@@ -150,7 +166,7 @@ def _backward_x(fmt, sizes, positions, values, dy, dx):
     store(dx, (group * int32(m) + int32(place), column), total, inside)
 
 
-def _backward_values(fmt, sizes, positions, x, dy, dvalues):
+def _backward_values(fmt, sizes, positions, x, dy, dvalues, *, dot):
   height, depth, width = sizes
   _, m = fmt.nm
   output = span(program_id(0) * int32(height), height)[:, None]

@@ -1,6 +1,6 @@
 """The products as Pallas kernels for a GPU; interpreted, and slow, on a CPU.
 
-Blocks of any size up to 128 and N:M groups of up to 16, of one tile. What suits the
+Blocks of any size up to 128 and N:M groups of up to 8, of one tile. What suits the
 tensor cores are blocks of 16 to 128 outputs, in both directions with a depth of 16 to
 128 inputs: `js.masks.Block((32, 32))`. Single weights have these kernels too, but read
 a whole row of activations for each: a dense product is faster up to some 99 %, and is
