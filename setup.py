@@ -25,6 +25,7 @@ _EXPERIMENTS = [
   'importlib_resources>=6',  # tensorflow-datasets 4.9.10 imports it undeclared.
   'matplotlib>=3.8',
   'ml_collections>=1.0',
+  'mnist1d>=0.0.2',
   'pillow>=10',
   'scikit-learn>=1.4',
   'tensorboardX>=2.6',
@@ -33,9 +34,11 @@ _EXPERIMENTS = [
 ]
 # js.bayes.save_posterior and load_posterior, js.export.save and load.
 _SAFETENSORS = ['safetensors>=0.4.3']
+# js.data.grain_dataset.
+_GRAIN = ['grain>=0.2.18']
 # js.export.serialize and deserialize: jax.export needs it and does not bring it.
 _EXPORT = ['flatbuffers>=24.3', *_SAFETENSORS]
-_TEST = ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.5', *_EXPORT]
+_TEST = ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.5', *_EXPORT, *_GRAIN]
 _DEV = ['mypy>=1.15', 'pre-commit>=3.7', 'ruff>=0.9']
 
 # One library serves every machine of an architecture: each file of kernels has the
@@ -114,6 +117,7 @@ setuptools.setup(
     'dev': _DEV,
     'experiments': _EXPERIMENTS,
     'export': _EXPORT,
+    'grain': _GRAIN,
     'safetensors': _SAFETENSORS,
     'test': _TEST,
     'tpu': ['jax[tpu]'],
