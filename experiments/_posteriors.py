@@ -147,10 +147,14 @@ def optimizer(config, spec, seed, lengths: tuple[int, ...]):
 
 
 def loss(config, model, posterior, num_examples: int, num_steps: int):
-  """The loss of a step that sees the state; of a posterior, its negative ELBO."""
+  """The loss of a step that sees the state; of a posterior, its negative ELBO.
 
-  def log_likelihood(logits, labels):
-    return -optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  Batches have `images`, `labels` and, where their examples count differently, `weights`.
+  """
+
+  def log_likelihood(logits, targets):
+    labels, weights = targets
+    return -weights * optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
   def forward(theta, inputs):
     images, model_state, key = inputs
@@ -161,7 +165,7 @@ def loss(config, model, posterior, num_examples: int, num_steps: int):
     del state
     inputs = batch['images'], model_state, key
     logits, (_, model_state) = forward(params, inputs)
-    nll = -jnp.mean(log_likelihood(logits, batch['labels']))
+    nll = -jnp.mean(log_likelihood(logits, _targets(batch)))
     metrics = {'accuracy': _accuracy(logits, batch), 'nll': nll, 'kl': jnp.zeros(())}
     return nll, (model_state, metrics)
 
@@ -183,12 +187,18 @@ def loss(config, model, posterior, num_examples: int, num_steps: int):
     model_key, noise_key = jax.random.split(key)
     inputs = batch['images'], model_state, model_key
     masks = js.get_masks(state.opt_state)
-    value, info = elbo(params, masks, (inputs, batch['labels']), noise_key, state.step)
+    value, info = elbo(params, masks, (inputs, _targets(batch)), noise_key, state.step)
     logits, model_state = info.aux
     metrics = {'accuracy': _accuracy(logits, batch), 'nll': info.nll, 'kl': info.kl}
     return value, (model_state, metrics)
 
   return variational
+
+
+def _targets(batch):
+  """The labels, and the weights of their losses where a batch has any."""
+  labels = batch['labels']
+  return labels, batch.get('weights', jnp.ones(labels.shape))
 
 
 def _accuracy(logits, batch):

@@ -2,8 +2,9 @@
 
     python -m experiments.tables experiments/results/fashion_mnist_lenet300.csv
 
-A results file is what `experiments/classify.py` or `bayesian.py` leaves in its run
-directory; its columns say which. For `classify.py` rows are ways to a network, columns
+A results file is what `experiments/classify.py`, `bayesian.py` or `data_subset.py`
+leaves in its run directory; its columns say which. For `classify.py` rows are ways to a
+network, columns
 the sparsities; mean and sample standard deviation of the test accuracy over seeds, and
 how many seeds there are when they differ.
 """
@@ -13,7 +14,7 @@ import csv
 import pathlib
 import statistics
 
-from experiments import _bayesian_report, _names, _regression_report
+from experiments import _bayesian_report, _names, _regression_report, _subset_report
 
 
 def table(rows: list[dict]) -> str:
@@ -22,6 +23,8 @@ def table(rows: list[dict]) -> str:
     return _regression_report.table(rows)
   if 'nll_ts' in rows[0]:
     return _bayesian_report.table(rows)
+  if 'selection_seconds' in rows[0]:
+    return _subset_report.table(rows)
   return accuracies(rows)
 
 

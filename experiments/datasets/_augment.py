@@ -10,13 +10,13 @@ _PADDINGS = ('constant', 'reflect')
 
 
 def normalize(images, mean, std, dtype=jnp.float32) -> jax.Array:
-  """Maps bytes to zero mean and unit variance per channel.
+  """Maps bytes, or signals, to zero mean and unit variance per channel.
 
-  `(images / 255 - mean) / std`, computed in float32.
+  `(images / 255 - mean) / std`, computed in float32; floats are not divided by 255.
 
   Args:
-    images: uint8 (N, H, W, C).
-    mean: C floats, in units of the full range (1 = 255), as in `Data.mean`.
+    images: uint8 or float32 (N, H, W, C).
+    mean: C floats, of bytes in units of the full range (1 = 255), as in `Data.mean`.
     std: C floats in the same units, as in `Data.std`.
     dtype: of the result.
 
@@ -24,7 +24,7 @@ def normalize(images, mean, std, dtype=jnp.float32) -> jax.Array:
     `dtype` (N, H, W, C).
 
   Raises:
-    ValueError: images that are no bytes, or `mean` and `std` of another length.
+    ValueError: images of another dtype, or `mean` and `std` of another length.
 
   Example:
     >>> import numpy as np
@@ -33,8 +33,8 @@ def normalize(images, mean, std, dtype=jnp.float32) -> jax.Array:
     >>> datasets.normalize(images, (0.5,), (0.25,)).item()
     2.0
   """
-  if images.dtype != jnp.uint8:
-    raise ValueError(f'images: got {images.dtype}, want uint8 in 0..255.')
+  if images.dtype not in (jnp.uint8, jnp.float32):
+    raise ValueError(f'images: got {images.dtype}, want uint8 in 0..255 or float32.')
   channels = images.shape[-1]
   if len(mean) != channels or len(std) != channels:
     raise ValueError(
@@ -43,7 +43,9 @@ def normalize(images, mean, std, dtype=jnp.float32) -> jax.Array:
   shape = (1,) * (images.ndim - 1) + (channels,)
   mean = jnp.asarray(mean, jnp.float32).reshape(shape)
   scale = (1 / jnp.asarray(std, jnp.float32)).reshape(shape)
-  return ((images.astype(jnp.float32) / 255 - mean) * scale).astype(dtype)
+  if images.dtype == jnp.uint8:
+    images = images.astype(jnp.float32) / 255
+  return ((images - mean) * scale).astype(dtype)
 
 
 def augment(

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from experiments.datasets import _arrays, _folder, _prepared
+from experiments.datasets import _arrays, _folder, _prepared, _signals
 
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -15,12 +15,14 @@ class Data:
 
   Attributes:
     name: as given to `load`.
-    train: images uint8 (N, H, W, C) and labels int32 (N,), to learn from.
+    train: images uint8 (N, H, W, C), signals float32 (N, L, 1, 1), and labels int32
+      (N,), to learn from.
     validation: the same, to choose by.
     test: the same, to report at the end.
     num_classes: how many classes there are.
     class_names: their names.
-    mean: of the training images per channel, in units of the full range (1 = 255).
+    mean: of the training images per channel, in units of the full range (1 = 255); of
+      signals in their own.
     std: standard deviation in the same units, at least 1/255.
   """
 
@@ -45,8 +47,8 @@ def load(
   """Loads an image-classification set into memory.
 
   Args:
-    name: a TFDS name (`digits`, `mnist`, `fashion_mnist`, `cifar10`, ...), or
-      `folder:/path` of a directory or a tar with `train/<class>/*.png` and
+    name: a TFDS name (`digits`, `mnist`, `fashion_mnist`, `cifar10`, ...), `mnist1d`
+      (4,000 + 1,000 signals, computed by the package of that name), or `folder:/path` of a directory or a tar with `train/<class>/*.png` and
       `test/<class>/*.png` (JPEG too). Images have one size; grey ones become RGB where
       any is RGB, an alpha channel is dropped, 16 bits are cut to the upper 8.
     data_dir: where TFDS keeps its data; `$TFDS_DATA_DIR` or TFDS's default if None.
@@ -74,6 +76,8 @@ def load(
     raise ValueError(f'seed: got {seed}, want 0 <= seed < 2**63.')
   if name.startswith('folder:'):
     arrays = _folder.read_folder(name.removeprefix('folder:'))
+  elif name == 'mnist1d':
+    arrays = _signals.make_mnist1d()
   else:
     arrays = _prepared.read_prepared(name, data_dir)
   return _divide(name, arrays, validation, seed)
@@ -112,7 +116,10 @@ def _held_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
 
 def _moments(images: np.ndarray):
-  """Exact mean and deviation per channel, from counts of the 256 levels."""
+  """Exact mean and deviation per channel, of bytes from counts of the 256 levels."""
+  if images.dtype != np.uint8:
+    values = images.reshape(-1, images.shape[-1]).astype(np.float64)
+    return tuple(values.mean(0).tolist()), tuple(values.std(0).tolist())
   levels = np.arange(256) / 255
   mean, std = [], []
   for channel in range(images.shape[-1]):

@@ -29,6 +29,7 @@ _LABELS = {
   'loss': 'training loss (nats per example)',
   'train_loss': 'training loss (nats per example)',
   'val_loss': 'validation loss (nats per example)',
+  'seconds': 'selection, data and training (seconds)',
   'sparsity': 'nominal sparsity (%)',
   'steps_per_second': 'steps per second',
 }

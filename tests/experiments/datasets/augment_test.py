@@ -86,9 +86,14 @@ def test_normalize_matches_numpy():
   assert datasets.normalize(_IMAGES, mean, std, jnp.bfloat16).dtype == jnp.bfloat16
 
 
+def test_normalize_takes_floats_as_they_are():
+  signals = np.float32([[1.0], [3.0]])[..., None, None]
+  assert datasets.normalize(signals, (1.0,), (4.0,)).ravel().tolist() == [0.0, 0.5]
+
+
 def test_normalize_refuses_what_is_not_bytes_of_these_channels():
-  with pytest.raises(ValueError, match='images: got float32'):
-    datasets.normalize(_IMAGES.astype(np.float32), (0, 0, 0), (1, 1, 1))
+  with pytest.raises(ValueError, match='images: got int32'):
+    datasets.normalize(_IMAGES.astype(np.int32), (0, 0, 0), (1, 1, 1))
   with pytest.raises(ValueError, match='mean has 1.*images 3 channels'):
     datasets.normalize(_IMAGES, (0,), (1,))
 

@@ -1,0 +1,64 @@
+"""What the campaigns on parts of the data share: the ways to choose, and their ratios."""
+
+RATIOS = (0.01, 0.05, 0.1, 0.3)
+
+
+def methods(ratio: float) -> tuple[dict, ...]:
+  """RS2, and what it has to be held against, at one ratio; named `<way>_<percent>`."""
+  percent = f'{100 * ratio:g}'
+  dense = lambda way, plan, **kwargs: dict(
+    name=f'{way}_{percent}',
+    plan=plan,
+    ratio=ratio,
+    plan_kwargs=kwargs,
+    transform='dense',
+  )
+  return (
+    dense('rs2', 'rs2'),
+    dense('rs2_replacement', 'rs2', replacement=True),
+    dense('rs2_replacement_stratified', 'rs2', replacement=True, stratified=True),
+    dense('rs2_stratified', 'rs2', stratified=True),
+    dense('short_full', 'short_full'),
+    dense('iid', 'iid'),
+    dense('static_subset', 'static_subset'),
+  )
+
+
+def sparse_methods(ratio: float, every: int, sparsity: float = 0.9) -> tuple[dict, ...]:
+  """Sparse and Bayesian networks on subsets, and on the short full schedule.
+
+  Args:
+    ratio: the share of the data in a round.
+    every: steps between two updates of the masks.
+    sparsity: of the networks.
+  """
+  percent = f'{100 * ratio:g}'
+  rewiring = dict(
+    when=dict(schedule='every', n=every, stop=0.75),
+    drop_fraction=dict(schedule='cosine', initial=0.3, stop=0.75),
+  )
+  shared = dict(ratio=ratio, sparsity=sparsity, kwargs=rewiring)
+  kinds = dict(rigl=dict(transform='rigl'), ssvi=dict(posterior='ssvi'))
+  return tuple(
+    dict(shared, name=f'{plan}_{kind}_{percent}', plan=plan, **made)
+    for kind, made in kinds.items()
+    for plan in ('rs2', 'short_full', 'static_subset')
+  )
+
+
+def all_data() -> dict:
+  """Training on all data for as many epochs as the others have rounds."""
+  return dict(name='full', plan='full', transform='dense')
+
+
+def ratios_of(argument: str) -> tuple[float, ...]:
+  """The ratios that the argument of a config file names: 'all', or one in (0, 1]."""
+  if argument == 'all':
+    return RATIOS
+  try:
+    value = float(argument)
+  except ValueError:
+    value = 0.0
+  if not 0 < value <= 1:
+    raise ValueError(f"config argument: got {argument!r}, wanted 'all' or a ratio.")
+  return (value,)
