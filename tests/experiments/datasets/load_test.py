@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import random
 import shutil
 import subprocess
 import sys
@@ -236,3 +237,19 @@ def test_prepared_sets_are_read_and_cached(name, data_dir, own_cache):
   again = datasets.load(name, data_dir=str(data_dir))
   np.testing.assert_array_equal(data.train[0], again.train[0])
   assert cache.stat().st_mtime_ns == before
+
+
+def test_mnist1d_is_the_published_set_and_leaves_random_numbers_alone():
+  before = np.random.get_state()[1].copy(), random.getstate()
+  data = datasets.load('mnist1d', validation=0.0)
+  assert (np.random.get_state()[1] == before[0]).all()
+  assert random.getstate() == before[1]
+  (x, y), (x_test, y_test) = data.train, data.test
+  assert (x.shape, x_test.shape) == ((4000, 40, 1, 1), (1000, 40, 1, 1))
+  assert x.dtype == np.float32 and y.dtype == np.int32
+  assert (np.bincount(y) + np.bincount(y_test) == 500).all()
+  np.testing.assert_allclose(data.mean, x.mean(), atol=1e-6)
+  np.testing.assert_allclose(data.std, x.std(), rtol=1e-5)
+  # Whole, the set has been centred and scaled by its maker.
+  both = np.concatenate([x, x_test])
+  assert abs(both.mean()) < 1e-6 and abs(both.std() - 1) < 1e-6

@@ -1,0 +1,377 @@
+"""Training on parts of the data: plans, feeds, clocks, crossings, and a whole job."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from experiments import (
+  _clock,
+  _plans,
+  _posteriors,
+  _subset_report,
+  _time_to_accuracy,
+  datasets,
+  tables,
+)
+from experiments.configs import (
+  _data_subset,
+  _data_subset_defaults,
+  data_subset_digits,
+  data_subset_mnist1d,
+)
+import jaxsparse as js
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+# --- when an accuracy is reached ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  'threshold, wanted', [(0.1, 2.0), (0.5, 3.0), (0.6, 3.25), (0.9, 4.0), (0.95, None)]
+)
+def test_a_crossing_lies_on_the_line_between_two_evaluations(threshold, wanted):
+  at, values = [2.0, 3.0, 4.0, 5.0], [0.2, 0.5, 0.9, 0.7]
+  assert _time_to_accuracy.crossing(at, values, threshold) == wanted
+
+
+def test_crossings_are_columns_and_empty_where_never_reached():
+  row = lambda step, seconds, accuracy: {
+    'step': step, 'seconds': seconds, 'test_accuracy': accuracy,
+  }  # fmt: skip
+  curve = [row('10', '1.5', '0.2'), row('15', '1.8', ''), row('20', '2.5', '0.6')]
+  assert _time_to_accuracy.crossings(curve, (0.4, 0.7)) == {
+    'seconds_to_0.4': 2.0, 'steps_to_0.4': 15.0, 'seconds_to_0.7': '',
+    'steps_to_0.7': '',
+  }  # fmt: skip
+
+
+def test_intervals_are_those_of_student():
+  # Student's 0.975 quantile with 4 degrees of freedom is 2.776, and sd 1.581.
+  mean, low, high = _time_to_accuracy.interval([1, 2, 3, 4, 5])
+  assert (mean, round(low, 3), round(high, 3)) == (3.0, 1.037, 4.963)
+  assert _time_to_accuracy.interval([7.0]) == (7.0, 7.0, 7.0)
+  assert _time_to_accuracy.cell(['1', '2', '3', '4', '5']) == '3.00 [1.04, 4.96]'
+  assert _time_to_accuracy.cell(['1', '']) == '1 of 2 seeds'
+  assert _time_to_accuracy.cell(['', '']) == 'never'
+  assert _time_to_accuracy.cell(['1.234']) == '1.23'
+
+
+def test_a_clock_counts_training_apart_from_what_comes_between():
+  clock = _clock.Clock()
+  wait = lambda seconds, value=None: (time.sleep(seconds), value)[1]
+  step_fn = lambda state, batch, data: (state, wait(0.02, batch))
+  step_fn.devices = 'all'
+  step, batches = clock.step(step_fn), clock.batches(lambda step: wait(0.01, step))
+  for _ in range(2):
+    batch = [batches(0), batches(1)]
+    time.sleep(0.01)  # Stacking them.
+    step(0, batch, None)
+    time.sleep(0.05)  # Saving, printing: nobody's.
+  with clock.counts('eval'):
+    time.sleep(0.01)
+  row, slack = clock.row(), 0.04
+  assert 0.06 <= row['data_seconds'] < 0.06 + slack
+  assert 0.04 <= row['train_seconds'] < 0.04 + slack
+  assert 0.01 <= row['eval_seconds'] < 0.01 + slack
+  assert row['seconds'] == row['data_seconds'] + row['train_seconds']
+  assert step.devices == 'all'
+  again = _clock.Clock()
+  again.go_on({k: str(v) for k, v in row.items()})
+  assert again.row() == row
+
+
+# --- from a config to plans and batches --------------------------------------------------
+
+
+def _config(**changes):
+  config = _data_subset_defaults.get_config()
+  with config.unlocked():
+    config.methods = (dict(name='m', plan='rs2', transform='dense'),)
+    for key, value in changes.items():
+      config[key] = value
+  return config
+
+
+LABELS = np.arange(400) % 10
+
+
+@pytest.mark.parametrize('make', [data_subset_digits, data_subset_mnist1d])
+def test_the_methods_of_a_ratio_take_equal_steps(make):
+  config = _plans.check(make.get_config())
+  config.rounds, labels = 20, np.arange(1300) % 10
+  plans = {s['name']: _plans.make(config, s, labels, 0) for s in config.methods}
+  for ratio in _data_subset.RATIOS:
+    percent = f'_{100 * ratio:g}'
+    steps = {p.total_steps for name, p in plans.items() if name.endswith(percent)}
+    size = round(1300 * ratio)
+    batch_size = min(size, config.batch_size)
+    assert steps == {20 * (size // batch_size)}, ratio
+  assert plans['full'].total_steps == 20 * (1300 // config.batch_size)
+  assert len(config.seeds) >= 6
+  # The short full schedule stands in every table, also in that of sparse networks.
+  for kind in ('', '_rigl', '_ssvi'):
+    assert f'short_full{kind}_10' in plans
+  indices = lambda name: plans[name].batch(np.arange(10))[0]
+  np.testing.assert_array_equal(indices('rs2_10'), indices('short_full_10'))
+
+
+def test_a_config_names_its_ratio():
+  names = [m['name'] for m in data_subset_digits.get_config('0.05').methods]
+  assert 'rs2_5' in names and 'full' in names and 'rs2_10' not in names
+  with pytest.raises(ValueError, match="config argument: got '2'"):
+    data_subset_digits.get_config('2')
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'backend': 'tf'}, "config.backend: unknown name 'tf'"),
+    ({'workers': -1}, 'config.workers: got -1'),
+    ({'thresholds': (80,)}, 'config.thresholds: got 80'),
+    ({'rounds': 0}, 'config.rounds: got 0'),
+    (
+      {'methods': (dict(name='m', plan='rs3', transform='dense'),)},
+      "plan of method m: .*'rs3'.*mean rs2",
+    ),
+    ({'methods': (dict(name='m', plan='rs2'),)}, 'method m: got .*transform'),
+  ],
+)
+def test_a_config_that_cannot_be_is_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    _plans.check(_config(**changes))
+
+
+@pytest.mark.parametrize(
+  'spec, message',
+  [
+    ({'ratio': 0}, 'method m: ratio=0'),
+    ({'ratio': 1.5}, 'method m: ratio=1.5'),
+    ({'plan_kwargs': {'replace': True}}, "method m: .*'replace'"),
+  ],
+)
+def test_a_plan_that_cannot_be_names_its_method(spec, message):
+  config = _plans.check(_config())
+  with pytest.raises(ValueError, match=message):
+    _plans.make(config, {'name': 'm', 'plan': 'rs2', **spec}, LABELS, 0)
+
+
+@pytest.mark.parametrize(
+  'total, per_call, evaluations, wanted',
+  [(800, 100, 40, (20, 20)), (8000, 100, 40, (100, 200)), (7, 100, 40, (1, 1)),
+   (200, 8, 10, (8, 16)), (13, 100, 1, (13, 13))],
+)  # fmt: skip
+def test_calls_divide_the_run_and_end_at_evaluations(
+  total, per_call, evaluations, wanted
+):
+  assert _plans.cadence(total, per_call, evaluations) == wanted
+
+
+def test_both_back_ends_feed_the_same_examples_from_any_step():
+  images = np.arange(400 * 4, dtype=np.uint8).reshape(400, 2, 2, 1)
+  config = _plans.check(_config(batch_size=8, rounds=4))
+  spec = dict(name='m', plan='rs2', plan_kwargs=dict(stratified=True))
+  plan = _plans.make(config, spec, LABELS, 5)
+  on_devices = {'images': jnp.asarray(images), 'labels': jnp.asarray(LABELS)}
+  take = jax.jit(_plans.take)
+  for start in (0, 7):
+    feeds = []
+    for config.backend in ('device', 'grain'):
+      feeds.append(_plans.feed(config, plan, (images, LABELS), on_devices))
+    for step in range(start, start + 3):
+      ours, theirs = (take(f.batches(step), f.data) for f in feeds)
+      np.testing.assert_array_equal(theirs['labels'], LABELS[plan.batch(step)[0]])
+      for key in ('images', 'labels', 'weights'):
+        np.testing.assert_array_equal(ours[key], theirs[key])
+  assert take._cache_size() == 2
+
+
+def test_grain_reads_a_data_source_of_tfds(tmp_path):
+  whole = datasets.load('digits', data_dir=str(tmp_path), validation=0.0)
+  source = tfds.data_source('digits', split='train', data_dir=str(tmp_path))
+  plan = js.data.rs2(len(source), 16, ratio=0.1, rounds=3, seed=0)
+  records = js.data.grain_dataset(plan, source, start=4).batch(16)
+  for step, batch in enumerate(list(records.to_iter_dataset())[:2], 4):
+    indices, _ = plan.batch(step)
+    np.testing.assert_array_equal(batch.record['image'], whole.train[0][indices])
+    np.testing.assert_array_equal(batch.record['label'], whole.train[1][indices])
+
+
+def test_weights_multiply_the_losses_of_their_examples():
+  model = types.SimpleNamespace(
+    apply=lambda params, state, images, train, key: (images @ params, state)
+  )
+  config = types.SimpleNamespace()
+  loss = _posteriors.loss(config, model, None, 10, 10)
+  batch = {'images': jnp.array([[1.0, 0.0], [0.0, 2.0]]), 'labels': jnp.array([0, 0])}
+  params, losses = jnp.eye(2), np.log(1 + np.exp([-1.0, 2.0]))
+  value = lambda batch: float(loss(params, (), batch, None, None)[0])
+  assert value(batch) == pytest.approx(losses.mean(), rel=1e-6)
+  batch['weights'] = jnp.array([0.5, 3.0])
+  assert value(batch) == pytest.approx((losses @ [0.5, 3.0]) / 2, rel=1e-6)
+
+
+# --- the report --------------------------------------------------------------------------
+
+
+def _result(method, ratio, seed, accuracy, reached):
+  times = dict.fromkeys(_subset_report.TIME_COLUMNS, '1')
+  return {
+    **times, 'method': method, 'ratio': ratio, 'seed': seed, 'steps': '40',
+    'test_accuracy': accuracy, 'compile_seconds': str(9 * (seed == '0')),
+    'seconds_to_0.5': reached, 'seconds_to_0.9': '',
+  }  # fmt: skip
+
+
+def test_a_table_has_accuracies_of_all_ratios_and_times_of_each():
+  rows = [
+    _result('rs2_10', '0.1', '0', '0.5', '2'),
+    _result('rs2_10', '0.1', '1', '0.7', ''),
+    _result('full', '1.0', '0', '0.8', '3'),
+  ]
+  assert tables.table(rows).split('\n\n') == [
+    '| test accuracy, % | 10 % (40 steps) | 100 % (40 steps) |\n'
+    '| --- | ---: | ---: |\n'
+    '| rs2 | 60.00 ± 14.14 |  |\n'
+    '| full |  | 80.00 |',
+    '| at 10 % | seconds | selection | data | training | (evaluation) | (compilation)'
+    ' | seconds to 50 % |\n'
+    '| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n'
+    '| rs2 | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 | 9.00 | 1 of 2 seeds |',
+    '| at 100 % | seconds | selection | data | training | (evaluation) | (compilation)'
+    ' | seconds to 50 % |\n'
+    '| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n'
+    '| full | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 | 9.00 | 3.00 |',
+  ]
+
+
+def test_curves_over_time_stand_at_the_mean_time_of_the_seeds():
+  row = lambda seed, seconds, accuracy: {
+    'method': 'a', 'step': '5', 'seed': seed, 'seconds': seconds,
+    'test_accuracy': accuracy,
+  }  # fmt: skip
+  rows = [row('0', '1', '0.5'), row('1', '3', '0.6'), row('1', '9', '')]
+  found = [(r['seed'], r['seconds']) for r in _subset_report.on_mean_times(rows)]
+  assert found == [('0', 2.0), ('1', 2.0)]
+
+
+# --- a whole job -------------------------------------------------------------------------
+
+_TINY = """
+from experiments.configs import data_subset_digits
+
+def get_config():
+  config = data_subset_digits.get_config('0.1')
+  config.model = dict(name='MLP', api='linen', options=dict(features=(16,)))
+  config.rounds = 10
+  config.evaluations = 4
+  config.seeds = (0,)
+  config.samples = 2
+  config.methods = tuple(
+    m for m in config.methods if m['name'] in ('rs2_10', 'short_full_10'))
+  config.thresholds = (0.3, 0.99)
+  return config
+"""
+
+
+@pytest.fixture(scope='module')
+def job(tmp_path_factory):
+  """`workdir -> a finished process` of a tiny job; data is prepared once."""
+  folder = tmp_path_factory.mktemp('job')
+  config = folder / 'tiny.py'
+  config.write_text(_TINY)
+  environment = {
+    'JAX_COMPILATION_CACHE_DIR': str(folder / 'cache'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    **os.environ,
+    'PYTHONPATH': os.pathsep.join([str(_ROOT), os.environ.get('PYTHONPATH', '')]),
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_NUM_CPU_DEVICES': '1',
+    'XDG_CACHE_HOME': str(folder / 'xdg'),
+    'TFDS_DATA_DIR': str(folder / 'tfds'),
+  }
+
+  def start(workdir, *arguments):
+    script = str(_ROOT / 'experiments' / 'data_subset.py')
+    return subprocess.Popen(
+      [sys.executable, script, f'--config={config}', f'--workdir={workdir}', *arguments],
+      env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+  return start
+
+
+def _rows(path):
+  with path.open(newline='') as file:
+    rows = list(csv.DictReader(file))
+  return [{k: v for k, v in row.items() if 'seconds' not in k} for row in rows]
+
+
+@pytest.fixture(scope='module')
+def whole(job, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('whole') / 'run'
+  process = job(workdir)
+  output = process.communicate()[0]
+  assert process.returncode == 0, output
+  return workdir, output
+
+
+def test_a_run_leaves_its_tables_curves_and_times(whole):
+  workdir, output = whole
+  with (workdir / 'results.csv').open(newline='') as file:
+    rs2, short = csv.DictReader(file)
+  # RS2 without replacement is the short full schedule, to the last bit of the loss.
+  for column in ('test_accuracy', 'test_nll', 'steps', 'examples', 'likelihood_size'):
+    assert rs2[column] == short[column]
+  assert (rs2['steps'], rs2['examples']) == ('40', '1280')
+  for row in (rs2, short):
+    parts = [float(row[f'{kind}_seconds']) for kind in _clock.KINDS]
+    assert float(row['seconds']) == pytest.approx(sum(parts[:3]), rel=1e-4)
+    # Programs take longer to compile than 40 steps of them.
+    assert parts[4] > parts[2] > 0
+    assert float(row['seconds_to_0.3']) <= float(row['seconds'])
+    assert row['seconds_to_0.99'] == ''
+  for name in ('accuracy_over_time_10.png', 'accuracy_over_steps_10.png'):
+    assert (workdir / name).stat().st_size > 0
+    assert f']({name})' in (workdir / 'report.md').read_text()
+  assert '| short full |' in output and 'measured on this machine' in output
+  steps = [r['step'] for r in _rows(workdir / 'metrics.csv') if r['test_accuracy']]
+  assert steps == ['10', '20', '30', '40'] * 2
+
+
+def test_a_stopped_run_goes_on_bit_for_bit_and_keeps_its_clock(job, whole, tmp_path):
+  workdir = tmp_path / 'run'
+  process = job(workdir)
+  while process.poll() is None:
+    rows = (workdir / 'metrics.csv').exists() and _rows(workdir / 'metrics.csv')
+    if rows and any(r['method'] == 'short_full_10' for r in rows):
+      process.send_signal(signal.SIGTERM)
+      break
+    time.sleep(0.01)
+  output = process.communicate()[0]
+  assert process.returncode in (0, 143), output
+  again = job(workdir)
+  output = again.communicate()[0]
+  assert again.returncode == 0, output
+  for name in ('metrics.csv', 'results.csv'):
+    assert _rows(workdir / name) == _rows(whole[0] / name)
+  with (workdir / 'metrics.csv').open(newline='') as file:
+    seconds = [float(r['seconds']) for r in csv.DictReader(file)][4:]
+  assert seconds == sorted(seconds)
+  manifests = [
+    json.loads((path / 'checkpoints/short_full_10-0/40/manifest/metadata').read_text())
+    for path in (workdir, whole[0])
+  ]
+  assert manifests[0]['leaves'] == manifests[1]['leaves']
