@@ -159,8 +159,10 @@ def build_method(config, spec, source: Source) -> Method:
     if posterior is not None:
       params = posterior.init(sigma_key, params)
     _, tx = make_tx(mask_key)
+    # A posterior's deviations are relative to the fan-in that is kept anyhow.
+    rescale = config.rescale and posterior is None
     return js.training.init_state(
-      tx, params, model_state, seed=train_key, rescale=config.rescale
+      tx, params, model_state, seed=train_key, rescale=rescale
     )
 
   # The state carries the mask's key, so the seed given here is never used to draw.

@@ -26,7 +26,8 @@ def get_config() -> ml_collections.ConfigDict:
     name='cosine_decay_schedule', kwargs=dict(init_value=0.1, decay_steps=1.0)
   )
   config.weight_decay = 0.0
-  # Whether the weights that a sparse start keeps are scaled to the fan-in they have.
+  # Whether the weights that a sparse start keeps are scaled to the fan-in they have;
+  # those of a posterior never are.
   config.rescale = False
   config.label_smoothing = 0.0
   config.accumulate = 1
