@@ -117,6 +117,17 @@ def _rigl(inner, seed, **kwargs):
   return js.transforms.rigl(inner, 0.75, seed=seed, **kwargs)
 
 
+def _dsl(inner, seed, **kwargs):
+  kwargs = {'prunable': js.kernels, 'tables': js.kernels, **kwargs}
+  return js.transforms.dsl(inner, 0.75, seed=seed, when=_EVERY_2, **kwargs)
+
+
+def _dsl_released(inner, seed):
+  return js.transforms.dsl_released(
+    inner, 0.75, seed=seed, interval=2, total_steps=8, prunable=js.kernels
+  )
+
+
 def _sr_ste(inner, seed):
   del seed
   return js.transforms.sr_ste(inner, 1, 4)
@@ -137,6 +148,17 @@ def _ssvi(inner, seed):
 
 def _gaussians(params):
   return _posterior(0).init(jax.random.key(0), params)
+
+
+def _dsl_variant(**kwargs):
+  return Row(functools.partial(_dsl, **kwargs), grows=True, variant=True)
+
+
+def _released_counts():
+  # Random at the start, constant from then on.
+  tx = _dsl_released(optax.sgd(0.1), 0)
+  masks = js.get_masks(tx.init(js.testing.small_params()))
+  return {n: int(masks[n]['kernel'].sum()) for n in ('dense1', 'dense2')}
 
 
 def _rigl_variant(**kwargs):
@@ -166,6 +188,15 @@ _ROWS = {
   'rigl_block': _rigl_variant(structure=js.masks.Block((4, 2))),
   'rigl_channel': _rigl_variant(structure=js.masks.Channel()),
   'rigl_nm': _rigl_variant(structure=js.masks.NM(1, 4)),
+  'dsl': Row(_dsl, grows=True, variant=True),
+  'dsl_row': _dsl_variant(scope='row', growth='ema'),
+  'dsl_released': Row(
+    _dsl_released,
+    {f'{n}/kernel': k for n, k in _released_counts().items()},
+    dense_gradient=True,
+    any_tree=False,
+    variant=True,
+  ),
   'ste': Row(_ste, dense_gradient=True),
   'sr_ste': Row(_sr_ste, dense_gradient=True),
   # A grown weight's rho is not 0: tests/bayes looks at it.

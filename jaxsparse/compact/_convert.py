@@ -141,11 +141,11 @@ def _check_rule(parts: rules.Parts, step: int) -> None:
   rule, plain = parts.rule, core.MaskRule._field_defaults
   # Edits that end with the last decision are no obstacle after it.
   ends = () if rule.settled_memory else ('edit_grads', 'edit_updates')
-  for what in ('inner_params', 'fields', *ends):
+  for what in ('inner_params', 'fields', 'observe', *ends):
     if getattr(rule, what) is not plain[what]:
       raise ValueError(
-        f'tx: its rule has {what} of its own (a dense latent, several fields, an edit of'
-        ' every step); such a rule is never compact in training.'
+        f'tx: its rule has {what} of its own (a dense latent, several fields, gathered'
+        ' gradients, an edit of every step); such a rule is never compact in training.'
       )
   if rule.update is None or rule.rewiring is not None:
     return

@@ -192,6 +192,10 @@ class MaskRule(NamedTuple):
       remembers nothing: then a start on nonzeros may draw them itself.
     settled_memory: `masks -> memory` of a rule that edits gradients or updates only
       until it has settled; None where it edits none, or goes on doing so.
+    observe: `(Evidence, memory) -> memory` in every step, before anything is decided:
+      for a rule that gathers what it decides on, such as gradients over several steps.
+    resets_moments: whether what does not stay active loses its moments. False only to
+      compare with code that keeps them.
   """
 
   init: Callable[[Evidence], tuple[Masks, Memory]]
@@ -207,6 +211,8 @@ class MaskRule(NamedTuple):
   settled_at: int | None = None
   random_start: bool = False
   settled_memory: Callable[[Masks], Memory] | None = None
+  observe: Callable[[Evidence, Memory], Memory] | None = None
+  resets_moments: bool = True
 
 
 class KeepSparseState(NamedTuple):

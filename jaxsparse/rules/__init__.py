@@ -2,7 +2,7 @@
 
 from jaxsparse.rules._access import apply_masks, get_masks, init, view
 from jaxsparse.rules._budget import Budget
-from jaxsparse.rules._drop_grow import drop_grow, rewire, share_of
+from jaxsparse.rules._drop_grow import Rows, drop_grow, rewire, share_of
 from jaxsparse.rules._keep_sparse import keep_sparse
 from jaxsparse.rules._moments import along
 from jaxsparse.rules._moments import hold as hold_moments
@@ -12,6 +12,7 @@ from jaxsparse.rules._parts import Parts, parts_of
 __all__ = (
   'Budget',
   'Parts',
+  'Rows',
   'along',
   'apply_masks',
   'drop_grow',

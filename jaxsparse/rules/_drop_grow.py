@@ -1,5 +1,8 @@
 """The one drop-and-grow engine: SET, RigL and every later rewiring rule."""
 
+from collections.abc import Callable
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -8,13 +11,48 @@ from jaxsparse import masks as masks_lib
 from jaxsparse.rules import _budget
 
 
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """The rows of tables: what each of them keeps whatever the rest of its table does.
+
+  Attributes:
+    tables: which of the pruned leaves are tables, `(rows, columns)`: a predicate, or
+      path patterns.
+    floor: active weights that no row goes below.
+    fixed: whether every row keeps as many active weights as it has.
+  """
+
+  tables: core.Prunable
+  floor: int = 1
+  fixed: bool = False
+
+  def of(self, params, leaves) -> dict[str, core.Leaf]:
+    """The tables among the leaves of a budget.
+
+    Raises:
+      ValueError: a table that has not two axes.
+    """
+    found = core.prunable_leaves(params, self.tables)
+    tables = {name: leaf for name, leaf in leaves.items() if name in found}
+    for name, leaf in tables.items():
+      if len(leaf.shape) != 2:
+        raise ValueError(
+          f'{name}: shape {leaf.shape} is no table; wanted (rows, columns), or another'
+          ' tables=.'
+        )
+    return tables
+
+
 def drop_grow(
   budget: _budget.Budget,
   evidence: core.Evidence,
   drop_scores,
   grow_scores,
   fraction,
-  pool: bool = False,
+  pool: bool | Callable[[core.Leaf], bool] = False,
+  *,
+  rows: Rows | None = None,
+  share=None,
 ) -> core.Decision:
   """Drops the worst active units and grows as many others, leaf by leaf.
 
@@ -31,14 +69,19 @@ def drop_grow(
     fraction: share of the active units to replace, a number or traced scalar.
     pool: whether the weights of all leaves compete: with K active weights together,
       `floor(f K)` go and come, wherever they are. The total stays exactly K, a leaf
-      keeps its best weight at least.
+      keeps its best weight at least. A predicate chooses the leaves of the pool; the
+      others keep their own counts.
+    rows: what rows of tables keep; None for nothing. A row that has fewer than the
+      floor gets no more than others do.
+    share: `(fraction, count) -> int32`, how many go; None for `share_of`.
 
   Returns:
     A Decision with masks and survivors.
 
   Raises:
-    ValueError: `pool` with another structure than `Unstructured()`.
+    ValueError: `pool` or `rows` with another structure than `Unstructured()`.
   """
+  share = share_of if share is None else share
   params = evidence.params[0]
   leaves = budget.pruned(params)
   structures = budget.structures(leaves)
@@ -47,25 +90,37 @@ def drop_grow(
     core.named_subset(drop_scores, leaves),
     core.named_subset(grow_scores, leaves),
   )
+  tables = {} if rows is None else rows.of(params, leaves)
+  pooled = {n: x for n, x in leaves.items() if (pool(x) if callable(pool) else pool)}
+  for name in (*pooled, *tables):
+    _check_unstructured(name, structures[name])
+  floor = 0 if rows is None else rows.floor
+  guards = {n: _best_of_rows(old[n], drop[n], floor) for n in tables if floor}
   left, wanted = {}, {}
-  if pool:
-    left, wanted = _pooled(leaves, structures, old, drop, grow, fraction)
+  if pooled:
+    left, wanted = _pooled(pooled, old, drop, grow, fraction, guards, share)
   new, kept = {}, {}
   turn = jnp.zeros((), bool)
   for name, leaf in leaves.items():
     active = old[name]
     drop[name], grow[name] = _after(turn, drop[name]), _after(turn, grow[name])
-    if pool:
+    if name in pooled:
       num_alive, count = left[name], wanted[name]
     else:
       count = structures[name].count(leaf, active)
-      num_alive = count - share_of(fraction, count)
+      num_alive = count - share(fraction, count)
     worth = masks_lib.exclude(~active, drop[name])
+    if name in guards:
+      worth = masks_lib.lift(guards[name], worth)
+      num_alive = jnp.maximum(num_alive, core.count_true(guards[name]))
     alive = structures[name].survivors(leaf, worth, num_alive)
     # A NaN ranks below what is inactive; it must not let an inactive unit survive.
     alive &= active
     lifted = masks_lib.lift(alive, grow[name])
-    new[name] = structures[name].select(leaf, lifted, count)
+    if rows is not None and rows.fixed and name in tables:
+      new[name] = masks_lib.top_k_mask(lifted, core.count_true(active, (1,)), (1,))
+    else:
+      new[name] = structures[name].select(leaf, lifted, count)
     kept[name] = alive
     turn = new[name][(0,) * new[name].ndim] if leaf.size else turn
   return core.Decision(
@@ -122,26 +177,38 @@ def share_of(fraction, count) -> jax.Array:
   return jnp.minimum(product, count)
 
 
-def _pooled(leaves, structures, old, drop, grow, fraction):
+def _check_unstructured(name, structure):
+  if structure != masks_lib.Unstructured():
+    raise ValueError(
+      f'{name}: weights compete over all leaves, or within rows, only as'
+      f' masks.Unstructured(), not as {structure}.'
+    )
+
+
+def _best_of_rows(active, drop, floor: int):
+  """The `floor` best active weights of every row, which never go."""
+  worth = masks_lib.exclude(~active, drop)
+  return masks_lib.top_k_mask(worth, floor, (1,)) & active
+
+
+def _pooled(leaves, old, drop, grow, fraction, guards, share):
   """`({name: survivors}, {name: new count})` when all leaves are one pool."""
-  for name in leaves:
-    if structures[name] != masks_lib.Unstructured():
-      raise ValueError(
-        f'{name}: weights compete over all leaves only as masks.Unstructured(), not as'
-        f' {structures[name]}.'
-      )
   total = sum(core.count_true(old[name]) for name in leaves)
-  worth, best = {}, {}
+  worth, best, safe = {}, {}, jnp.zeros((), jnp.int32)
   for name, leaf in leaves.items():
     worth[name] = masks_lib.exclude(~old[name], drop[name])
-    # No leaf is emptied: its best weight ranks above all.
-    top = masks_lib.top_k_mask(worth[name], 1, tuple(range(len(leaf.shape))))
-    best[name] = masks_lib.lift(top, worth[name])
-  spare = jnp.maximum(total - len(leaves), 0)
-  gone = jnp.minimum(share_of(fraction, total), spare)
+    top = guards.get(name)
+    if top is None:
+      # No leaf is emptied: its best weight ranks above all.
+      top = masks_lib.top_k_mask(worth[name], 1, tuple(range(len(leaf.shape))))
+    worth[name] = best[name] = masks_lib.lift(top, worth[name])
+    safe = safe + core.count_true(top)
+  spare = jnp.maximum(total - safe, 0)
+  gone = jnp.minimum(share(fraction, total), spare)
   left = masks_lib.threshold_counts(best, total - gone)
+  unstructured = masks_lib.Unstructured()
   alive = {
-    n: structures[n].survivors(leaf, worth[n], left[n]) & old[n]
+    n: unstructured.survivors(leaf, worth[n], left[n]) & old[n]
     for n, leaf in leaves.items()
   }
   lifted = {n: masks_lib.lift(alive[n], grow[n]) for n in leaves}

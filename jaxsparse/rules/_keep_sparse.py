@@ -112,6 +112,8 @@ def keep_sparse(
     old = spread(rule, state.masks, params)
     trained = rule.inner_params(params, state.memory)
     evidence = _evidence(rule, state, trained, grads)
+    if rule.observe is not None:
+      state = state._replace(memory=rule.observe(evidence, state.memory))
 
     def step_inner(grads, masks, inner_state, trained):
       edited = rule.edit_grads(grads, trained, masks, state.memory)
@@ -215,7 +217,9 @@ def _start_grown(rule, inner, decision, params, old, evidence, inner_state):
   kept = spread(rule, decision.survivors, params)
   value = rule.grown_value(params, evidence._replace(decision=decision))
   started = jax.tree.map(jnp.where, kept, params, value)
-  return new, value, kept, _moments.reset(inner, started, inner_state, kept)
+  if rule.resets_moments:
+    inner_state = _moments.reset(inner, started, inner_state, kept)
+  return new, value, kept, inner_state
 
 
 def _remove(mask, update, param):

@@ -14,7 +14,7 @@ from jaxsparse.schedules._numbers import (
   one_shot,
   settled_at,
 )
-from jaxsparse.schedules._times import always, at, every, last_step, never
+from jaxsparse.schedules._times import always, at, either, every, last_step, never
 
 __all__ = (
   'always',
@@ -24,6 +24,7 @@ __all__ = (
   'cosine',
   'cosine_sparsity',
   'cubic',
+  'either',
   'every',
   'hold',
   'last_step',

@@ -93,6 +93,27 @@ def every(n: int, start: int | None = None, stop: int | None = None) -> core.Whe
   return _ending(when, last if last >= start else -1)
 
 
+def either(first: core.When, second: core.When) -> core.When:
+  """True where one of two is.
+
+  Args:
+    first: `step -> bool`.
+    second: `step -> bool`.
+
+  Returns:
+    A function `step -> bool`.
+
+  Example:
+    >>> import jaxsparse as js
+    >>> when = js.schedules.either(js.schedules.at(3), js.schedules.every(10, stop=30))
+    >>> [t for t in range(50) if when(t)]
+    [3, 10, 20]
+  """
+  both = lambda step: jnp.logical_or(first(step), second(step))
+  ends = [end for end in map(last_step, (first, second)) if end is not None]
+  return _ending(both, max(ends)) if len(ends) == 2 else both
+
+
 def never(step) -> jax.Array:
   """False at every step: masks stay as they start.
 

@@ -1,5 +1,7 @@
 """Sparse training methods: each wraps an optax optimizer, one paper a file."""
 
+from jaxsparse.transforms._dsl import dsl, dsl_rule, is_table
+from jaxsparse.transforms._dsl_released import dsl_released, dsl_released_rule
 from jaxsparse.transforms._gmp import gmp, gmp_rule
 from jaxsparse.transforms._greg import greg
 from jaxsparse.transforms._iss_p import iss_p, iss_p_rule, iss_r
@@ -14,9 +16,14 @@ from jaxsparse.transforms._static import static, static_rule
 from jaxsparse.transforms._ste import ste, ste_rule
 
 __all__ = (
+  'dsl',
+  'dsl_released',
+  'dsl_released_rule',
+  'dsl_rule',
   'gmp',
   'gmp_rule',
   'greg',
+  'is_table',
   'iss_p',
   'iss_p_rule',
   'iss_r',

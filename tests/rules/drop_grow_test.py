@@ -270,3 +270,37 @@ def test_a_pool_is_of_single_weights():
       0.5,
       js.masks.Channel(),
     )
+
+
+def test_golden_pool_of_some_leaves():
+  masks = {'a': jnp.array([[1, 1]], bool), 'b': jnp.array([[1, 0]], bool)}
+  masks['c'] = masks['b']
+  drop = {k: jnp.array([v]) for k, v in {'a': [1.0, 2.0], 'b': [3, 0.0]}.items()}
+  drop['c'] = jnp.array([[9.0, 0.0]])
+  grow = {'a': jnp.array([[0.0, 0.0]]), 'b': jnp.array([[0.0, 4.0]])}
+  grow['c'] = jnp.array([[0.0, 9.0]])
+  evidence = js.core.Evidence((drop,), None, None, masks, jnp.int32(0), None)
+  decision = rules.drop_grow(
+    _budget(), evidence, drop, grow, 0.4, pool=lambda leaf: leaf.name in 'ab'
+  )
+  # Of three one goes, the 1 of a; the 4 of b comes. c keeps its only weight: 40 % of
+  # one is none.
+  assert {k: _bits(m)[0] for k, m in decision.masks.items()} == {
+    'a': [0, 1],
+    'b': [1, 1],
+    'c': [1, 0],
+  }
+
+
+def test_rows_need_tables_of_single_weights():
+  params = {'kernel': jnp.ones((2, 2, 2))}
+  evidence = js.core.Evidence((params,), None, None, None, jnp.int32(0), None)
+  evidence = evidence._replace(masks={'kernel': jnp.ones((2, 2, 2), bool)})
+  rows = rules.Rows('*')
+  with pytest.raises(ValueError, match='is no table'):
+    rules.drop_grow(_budget(), evidence, params, params, 0.5, rows=rows)
+  flat = jax.tree.map(lambda x: x[0], (evidence.params[0], evidence.masks))
+  evidence = evidence._replace(params=flat[:1], masks=flat[1])
+  structured = _budget(js.masks.Channel())
+  with pytest.raises(ValueError, match='only as masks.Unstructured'):
+    rules.drop_grow(structured, evidence, flat[0], flat[0], 0.5, rows=rows)

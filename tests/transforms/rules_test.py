@@ -49,6 +49,12 @@ ROWS = {
     ),
     lambda o: transforms.rigl(o, 0.75, seed=0, when=_WHEN, drop_fraction=0.5, **_SAME),
   ),
+  'dsl': (
+    lambda o: js.keep_sparse(o, transforms.dsl_rule(_budget(0.75), 0.5), _WHEN, seed=0),
+    lambda o: transforms.dsl(
+      o, 0.75, seed=0, when=_WHEN, drop_fraction=0.5, prunable=js.kernels
+    ),
+  ),
   'ste': (
     lambda o: js.keep_sparse(o, transforms.ste_rule(_budget(0.75)), S.always),
     lambda o: transforms.ste(o, 0.75, **_SAME),
