@@ -140,8 +140,8 @@ def _as_mask(pattern, shape):
 def _check_rule(parts: rules.Parts, step: int) -> None:
   rule, plain = parts.rule, core.MaskRule._field_defaults
   # Edits that end with the last decision are no obstacle after it.
-  ends = () if rule.settled_memory else ('edit_grads', 'edit_updates')
-  for what in ('inner_params', 'fields', 'observe', *ends):
+  ends = () if rule.settled_memory else ('edit_grads', 'edit_updates', 'observe')
+  for what in ('inner_params', 'fields', *ends):
     if getattr(rule, what) is not plain[what]:
       raise ValueError(
         f'tx: its rule has {what} of its own (a dense latent, several fields, gathered'

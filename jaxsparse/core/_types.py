@@ -190,8 +190,8 @@ class MaskRule(NamedTuple):
       nobody knows it.
     random_start: whether `init` draws units at random, whatever the params are, and
       remembers nothing: then a start on nonzeros may draw them itself.
-    settled_memory: `masks -> memory` of a rule that edits gradients or updates only
-      until it has settled; None where it edits none, or goes on doing so.
+    settled_memory: `masks -> memory` of a rule that edits or observes gradients or
+      updates only until it has settled; None where it does not, or goes on doing so.
     observe: `(Evidence, memory) -> memory` in every step, before anything is decided:
       for a rule that gathers what it decides on, such as gradients over several steps.
     resets_moments: whether what does not stay active loses its moments. False only to

@@ -88,6 +88,7 @@ def dsl_rule(
     budget=budget,
     rewiring=None if frequencies else rewiring,
     observe=None if growth == 'last' else functools.partial(_dsl_steps.observe, how),
+    settled_memory=functools.partial(_dsl_steps.fresh_memory, how),
   )
 
 

@@ -60,11 +60,21 @@ def init(how: How, evidence):
     else:
       scores[name] = _with_floor(scores[name], how.rows.floor)
   chosen = how.budget.select(leaves, scores, kept)
-  width = _width(tables) if how.rotate is not None else 0
-  return masks_lib.from_named(params, chosen), DslMemory(
-    None if how.growth == 'last' else _zeros(core.named_subset(params, leaves)),
-    jnp.zeros((width, width), jnp.float32) if width else None,
-  )
+  if how.rotate is not None:
+    _check_widths(tables)
+  masks = masks_lib.from_named(params, chosen)
+  return masks, fresh_memory(how, masks)
+
+
+def fresh_memory(how: How, masks) -> DslMemory:
+  """The memory of a start, or of the end, when nothing will be decided any more."""
+  pruned = {n: m for n, m in zip(*core.named_leaves(masks)[:2]) if m.ndim}
+  rotation = None
+  if how.rotate is not None:
+    tables = core.prunable_leaves(masks, how.rows.tables)
+    width = next(m.shape[1] for n, m in pruned.items() if n in tables)
+    rotation = jnp.zeros((width, width), jnp.float32)
+  return DslMemory(None if how.growth == 'last' else _zeros(pruned), rotation)
 
 
 def observe(how: How, evidence, memory: DslMemory) -> DslMemory:
@@ -215,11 +225,10 @@ def _check_floor(leaf, kept, floor):
     )
 
 
-def _width(tables) -> int:
+def _check_widths(tables) -> None:
   widths = {name: leaf.shape[1] for name, leaf in tables.items()}
   if len(set(widths.values())) != 1:
     raise ValueError(
       f'rotate: the tables have the widths {widths or "(no table)"}; wanted one width for'
       ' all, since one rotation serves them.'
     )
-  return next(iter(widths.values()))

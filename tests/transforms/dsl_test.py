@@ -238,7 +238,7 @@ def test_tensors_and_the_last_gradient_train_on_nonzeros():
 @pytest.mark.parametrize(
   'kwargs, message',
   [
-    (dict(growth='accumulated'), 'its rule has observe of its own'),
+    (dict(growth='accumulated'), 'masks are not final'),
     (dict(growth='last', scope='row'), 'masks are not final'),
   ],
 )
@@ -247,6 +247,19 @@ def test_other_rules_are_refused_on_nonzeros(kwargs, message):
   params, state = js.init(tx, {'kernel': jnp.ones((8, 4))})
   with pytest.raises(ValueError, match=message):
     js.compact.convert(tx, params, state)
+
+
+def test_after_its_stop_every_rule_trains_on_nonzeros():
+  tx = _dsl(optax.adam(0.1), prunable=js.kernels, when=js.schedules.at(1))
+  params, state = js.init(tx, {'kernel': jnp.ones((8, 4))})
+  for _ in range(3):
+    updates, state = tx.update(params, state, params)
+    params = optax.apply_updates(params, updates)
+  _, values, compact = converted = js.compact.convert(tx, params, state)
+  # The gathered gradients are dense, and nothing wants them any more.
+  assert compact.memory is None and values['kernel'].shape == (16,)
+  _, _, back = js.compact.densify(*converted)
+  assert jax.tree.structure(back) == jax.tree.structure(state)
 
 
 @pytest.mark.parametrize(
