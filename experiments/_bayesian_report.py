@@ -59,6 +59,22 @@ def keep(workdir: pathlib.Path, row: dict, seen: dict) -> None:
   np.savez_compressed(path, **seen)
 
 
+# Of the table: the head, the column of results.csv, its scale, and digits.
+_COLUMNS = (
+  ('floats', 'stored_floats', 1, 0),
+  ('accuracy, %', 'accuracy', 100, 2),
+  ('NLL', 'nll', 1, 4),
+  ('NLL, TS', 'nll_ts', 1, 4),
+  ('NLL, mean weights', 'mean_nll', 1, 4),
+  ('NLL, one draw', 'one_nll', 1, 4),
+  ('ECE, %', 'ece_top_label_l1_15', 100, 2),
+  ('ECE, TS', 'ece_top_label_l1_15_ts', 100, 2),
+  ('corrupted NLL', 'corrupted_nll', 1, 3),
+  ('corrupted ECE, %', 'corrupted_ece_top_label_l1_15', 100, 1),
+)
+_BRIEF = ('floats', 'accuracy, %', 'NLL, TS', 'corrupted NLL', 'corrupted ECE, %')
+
+
 def _kept_at(workdir, row):
   return workdir / 'predictions' / f'{row["method"]}-{row["seed"]}.npz'
 
@@ -106,39 +122,27 @@ def write(workdir: pathlib.Path, config: dict) -> str:
   return f'\n{text}\n\n{_HONESTY}\n{workdir}/report.md'
 
 
-def table(rows: list[dict]) -> str:
-  """A Markdown table of results.csv, a line per method."""
+def table(rows: list[dict], brief: bool = False) -> str:
+  """A Markdown table of results.csv, a line per method.
+
+  Args:
+    rows: of results.csv.
+    brief: whether only the main columns are wanted.
+  """
   outside = [c.split('/')[1] for c in rows[0] if c.startswith('auroc_energy/')]
-  head = [
-    'method', 'floats', 'accuracy, %', 'NLL', 'NLL, TS', 'NLL, mean weights',
-    'NLL, one draw', 'ECE, %', 'ECE, TS', 'corrupted NLL', 'corrupted ECE, %',
-    *(f'AUROC {name}, %' for name in outside),
-  ]  # fmt: skip
+  columns = [c for c in _COLUMNS if c[0] in _BRIEF] if brief else _COLUMNS
+  outside = outside[:1] if brief else outside
+  head = ['method', *(c[0] for c in columns), *(f'AUROC {n}, %' for n in outside)]
   lines = [head, ['---', *['---:'] * (len(head) - 1)]]
   for name in dict.fromkeys(row['method'] for row in rows):
-    lines.append(_line(name, [r for r in rows if r['method'] == name], outside))
-  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
-
-
-def _line(name, rows, outside) -> list[str]:
-  cell = lambda column, scale=1, digits=4: _cell(rows, column, scale, digits)
-  return [
-    name.replace('_', ' '),
-    cell('stored_floats', 1, 0),
-    cell('accuracy', 100, 2),
-    cell('nll'),
-    cell('nll_ts'),
-    cell('mean_nll'),
-    cell('one_nll'),
-    cell('ece_top_label_l1_15', 100, 2),
-    cell('ece_top_label_l1_15_ts', 100, 2),
-    cell('corrupted_nll', 1, 3),
-    cell('corrupted_ece_top_label_l1_15', 100, 1),
-    *(
-      ' / '.join(cell(f'auroc_{score}/{where}', 100, 1) for score in _SCORES)
+    own = [r for r in rows if r['method'] == name]
+    cells = [_cell(own, *column) for _, *column in columns]
+    aurocs = [
+      ' / '.join(_cell(own, f'auroc_{score}/{where}', 100, 1) for score in _SCORES)
       for where in outside
-    ),
-  ]
+    ]
+    lines.append([name.replace('_', ' '), *cells, *aurocs])
+  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
 def _cell(rows, column, scale, digits) -> str:

@@ -1,11 +1,11 @@
 """Prints the tables of the README from the results of finished runs.
 
     python -m experiments.tables experiments/results/fashion_mnist_lenet300.csv
+    python -m experiments.tables --brief FILE   # fewer columns, for bayesian.py
 
 A results file is what `experiments/classify.py`, `bayesian.py` or `data_subset.py`
 leaves in its run directory; its columns say which. For `classify.py` rows are ways to a
-network, columns
-the sparsities; mean and sample standard deviation of the test accuracy over seeds, and
+network, columns the sparsities; mean and sample standard deviation of the test accuracy over seeds, and
 how many seeds there are when they differ.
 """
 
@@ -17,12 +17,12 @@ import statistics
 from experiments import _bayesian_report, _names, _regression_report, _subset_report
 
 
-def table(rows: list[dict]) -> str:
+def table(rows: list[dict], brief: bool = False) -> str:
   """The Markdown tables of the rows of any results.csv."""
   if 'rmse' in rows[0]:
     return _regression_report.table(rows)
   if 'nll_ts' in rows[0]:
-    return _bayesian_report.table(rows)
+    return _bayesian_report.table(rows, brief)
   if 'selection_seconds' in rows[0]:
     return _subset_report.table(rows)
   return accuracies(rows)
@@ -65,10 +65,12 @@ def _cell(values, most) -> str:
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('files', nargs='+', type=pathlib.Path)
-  for path in parser.parse_args().files:
+  parser.add_argument('--brief', action='store_true', help='the main columns only')
+  args = parser.parse_args()
+  for path in args.files:
     with path.open(newline='') as file:
       rows = list(csv.DictReader(file))
-    print(f'{path.stem}\n\n{table(rows)}\n')
+    print(f'{path.stem}\n\n{table(rows, args.brief)}\n')
 
 
 if __name__ == '__main__':
