@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import _names, _posteriors, _settings
+from experiments import _coresets, _names, _posteriors, _settings
 from experiments.configs import _data_subset_defaults
 import jaxsparse as js
 
-# Plans that a config can ask for without scores.
-_PLANS = ('full', 'iid', 'rs2', 'short_full', 'static_subset')
+# Functions of `js.data`, and a subset that a method of `_coresets` chooses.
+_PLANS = ('coreset', 'full', 'iid', 'rs2', 'short_full', 'static_subset')
 _METHOD_KEYS = (
   'kwargs',
   'name',
@@ -22,6 +22,8 @@ _METHOD_KEYS = (
   'posterior',
   'ratio',
   'rounds',
+  'select',
+  'select_kwargs',
   'settings',
   'sparsity',
   'transform',
@@ -35,7 +37,7 @@ def check(config) -> types.SimpleNamespace:
   config = _settings.check_common(config, known, _METHOD_KEYS)
   _names.choose(config.backend, _BACKENDS, 'config.backend')
   _posteriors.check_estimator(config)
-  for key in ('evaluations', 'rounds', 'samples'):
+  for key in ('evaluations', 'proxy_epochs', 'rounds', 'samples'):
     if getattr(config, key) < 1:
       raise ValueError(f'config.{key}: got {getattr(config, key)}, wanted at least 1.')
   if config.workers < 0:
@@ -46,6 +48,8 @@ def check(config) -> types.SimpleNamespace:
   for spec in config.methods:
     _names.choose(spec.get('plan'), _PLANS, f'plan of method {spec["name"]}')
     _posteriors.check_kind(spec, ('transform', 'posterior'))
+    if spec['plan'] == 'coreset':
+      _coresets.check(spec)
   return config
 
 
@@ -54,7 +58,12 @@ def ratio_of(config, spec) -> float:
   return 1.0 if spec['plan'] == 'full' else spec.get('ratio', config.ratio)
 
 
-def make(config, spec, labels, seed) -> js.data.Plan:
+def size_of(config, spec, num_examples: int) -> int:
+  """How many records a round of a method sees."""
+  return max(1, round(ratio_of(config, spec) * num_examples))
+
+
+def make(config, spec, labels, seed, chosen=None) -> js.data.Plan:
   """The plan of a method.
 
   Args:
@@ -62,6 +71,7 @@ def make(config, spec, labels, seed) -> js.data.Plan:
     spec: of the method.
     labels: int (N,), of the training data.
     seed: of the run.
+    chosen: `(indices, weights)` of a coreset; None for a plan that only has its shape.
 
   Returns:
     A plan. Its batches are those of the config, or a whole round where that is less.
@@ -73,8 +83,14 @@ def make(config, spec, labels, seed) -> js.data.Plan:
   rounds = spec.get('rounds', config.rounds)
   kwargs = dict(spec.get('plan_kwargs', {}))
   try:
-    size = max(1, round(ratio * num_examples))
+    size = size_of(config, spec, num_examples)
     batch_size = min(config.batch_size, size)
+    if spec['plan'] == 'coreset':
+      weights = np.ones(size) if spec['select'] in _coresets.WEIGHTED else None
+      return js.data.subset(
+        *(chosen or (np.arange(size), weights)), num_examples=num_examples,
+        batch_size=batch_size, rounds=rounds, seed=seed,
+      )  # fmt: skip
     if kwargs.pop('stratified', False):
       kwargs['labels'] = labels
     if spec['plan'] == 'full':

@@ -24,6 +24,7 @@ import numpy as np
 from experiments import (
   _clock,
   _commands,
+  _coresets,
   _measure,
   _plans,
   _posteriors,
@@ -79,11 +80,12 @@ class Method(NamedTuple):
 
 
 class Source(NamedTuple):
-  """The data, on the host and on the devices."""
+  """The data, on the host and on the devices, and what chooses fixed subsets of it."""
 
   data: datasets.Data
   train: Any
   test: Any
+  coresets: _coresets.Coresets
 
 
 def main(argv):
@@ -94,7 +96,9 @@ def main(argv):
   data = datasets.load(
     config.dataset, _DATA_DIR.value, config.validation, config.data_seed
   )
-  source = Source(data, *map(_on_devices, (data.train, data.test)))
+  train_split, test_split = map(_on_devices, (data.train, data.test))
+  coresets = _coresets.Coresets(config, data, train_split)
+  source = Source(data, train_split, test_split, coresets)
   chosen = list(filter(None, config.only.split(',')))
   specs = [s for s in config.methods if not chosen or s['name'] in chosen]
   methods = [build_method(config, spec, source) for spec in specs]
@@ -184,8 +188,12 @@ def train(config, method, seed, source, workdir, metrics, results, warm) -> bool
   label, total = f'{method.name}-{seed}', method.plan.total_steps
   per_call, eval_every = method.cadence
   clock = _clock.Clock()
+  labels, chosen = source.data.train[1], None
+  if method.spec['plan'] == 'coreset':
+    size = _plans.size_of(config, method.spec, len(labels))
+    chosen, clock.seconds['selection'] = source.coresets.select(method.spec, size, seed)
   with clock.counts('selection'):
-    plan = _plans.make(config, method.spec, source.data.train[1], seed)
+    plan = _plans.make(config, method.spec, labels, seed, chosen)
     feed = _plans.feed(config, plan, source.data.train, source.train)
   if method.name not in warm:
     with clock.counts('compile'):

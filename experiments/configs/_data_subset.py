@@ -1,6 +1,25 @@
 """What the campaigns on parts of the data share: the ways to choose, and their ratios."""
 
 RATIOS = (0.01, 0.05, 0.1, 0.3)
+_SELECT = (
+  'least_confidence',
+  'entropy',
+  'margin',
+  'el2n',
+  'grand_last_layer',
+  'forgetting',
+  'cal',
+  'herding',
+  'k_center_greedy',
+  'craig',
+  'gradmatch',
+  'glister',
+  'facility_location',
+  'graph_cut',
+  'ssp_prototypes',
+  'moderate',
+  'ccs',
+)
 
 
 def methods(ratio: float) -> tuple[dict, ...]:
@@ -51,10 +70,21 @@ def all_data() -> dict:
   return dict(name='full', plan='full', transform='dense')
 
 
-def ratios_of(argument: str) -> tuple[float, ...]:
+def coresets(ratio: float) -> tuple[dict, ...]:
+  """Fixed subsets that one proxy network per seed chooses, at one ratio."""
+  return tuple(
+    dict(
+      name=f'{select}_{100 * ratio:g}', plan='coreset', select=select, ratio=ratio,
+      transform='dense',
+    )
+    for select in _SELECT
+  )  # fmt: skip
+
+
+def ratios_of(argument: str, all_ratios=RATIOS) -> tuple[float, ...]:
   """The ratios that the argument of a config file names: 'all', or one in (0, 1]."""
   if argument == 'all':
-    return RATIOS
+    return all_ratios
   try:
     value = float(argument)
   except ValueError:

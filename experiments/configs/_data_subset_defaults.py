@@ -19,6 +19,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.ratio = 0.1
   config.rounds = 200
 
+  # The network that coresets ask, one per seed: the same model, dense, on all data.
+  config.proxy_epochs = 10
+  config.proxy_learning_rate = 0.05
+
   # How batches come: 'device' gathers them from data in device memory, 'grain' reads
   # records with so many worker processes (0: threads of this one).
   config.backend = 'device'

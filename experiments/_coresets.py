@@ -1,0 +1,248 @@
+"""Fixed subsets by what a proxy network, trained once per seed, knows of the records."""
+
+import functools
+import time
+import types
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import _names, _settings, datasets
+import jaxsparse as js
+
+_CHUNK = 1000
+# Of these `js.data.subset` takes the weights too.
+WEIGHTED = ('craig', 'gradmatch')
+
+
+class Evidence(NamedTuple):
+  """What selections look at; arrays over the N training records.
+
+  Attributes:
+    logits, probs: (N, C) of the trained proxy, in inference mode, not augmented.
+    features: (N, H), what its last layer multiplies.
+    labels: int (N,).
+    forgetting: `js.data.ForgettingState`, of the predictions after each epoch.
+    held: `(logits, labels, features)` of the validation records; of the training
+      records where there are none.
+  """
+
+  logits: Any
+  probs: Any
+  features: Any
+  labels: Any
+  forgetting: Any
+  held: tuple[Any, Any, Any]
+
+  @property
+  def gradients(self):
+    """By the last layer, one a record."""
+    return js.data.last_layer_gradients(self.probs, self.labels, self.features)
+
+
+def _top(score):
+  return lambda e, size, seed: js.data.per_class(
+    js.data.top_scores, score(e), e.labels, size
+  )
+
+
+def _by_class(name, data):
+  return lambda e, size, seed: js.data.per_class(
+    getattr(js.data, name), data(e), e.labels, size
+  )
+
+
+def _glister(e: Evidence, size, seed, learning_rate=0.1):
+  return js.data.glister(e.gradients, size, *e.held, learning_rate=learning_rate)
+
+
+def _ccs(e: Evidence, size, seed, hard_cutoff=0.3):
+  scores = js.data.el2n(e.probs, e.labels)
+  return js.data.ccs(scores, size, hard_cutoff=hard_cutoff, seed=seed)
+
+
+def _ssp(e: Evidence, size, seed):
+  # One cluster per class, and of each its most typical records: data is scarce here.
+  found = js.data.ssp_prototypes(e.features, e.probs.shape[1], seed=seed)
+  return js.data.per_class(js.data.top_scores, -found.distances, found.clusters, size)
+
+
+_features = lambda e: e.features
+_gradients = lambda e: e.gradients
+_SELECTIONS = {
+  'cal': _top(lambda e: js.data.cal(e.probs, e.features)),
+  'ccs': _ccs,
+  'craig': _by_class('craig', _gradients),
+  'el2n': _top(lambda e: js.data.el2n(e.probs, e.labels)),
+  'entropy': _top(lambda e: js.data.entropy(e.probs)),
+  'facility_location': _by_class('facility_location', _gradients),
+  'forgetting': _top(lambda e: js.data.forgetting_scores(e.forgetting)),
+  'glister': _glister,
+  'gradmatch': _by_class('gradmatch', _gradients),
+  'grand_last_layer': _top(
+    lambda e: js.data.grand_last_layer(e.probs, e.labels, e.features)
+  ),
+  'graph_cut': _by_class('graph_cut', _gradients),
+  'herding': _by_class('herding', _features),
+  'k_center_greedy': _by_class('k_center_greedy', _features),
+  'least_confidence': _top(lambda e: js.data.least_confidence(e.probs)),
+  'margin': _top(lambda e: js.data.margin(e.probs)),
+  'moderate': lambda e, size, seed: js.data.moderate(e.features, e.labels, size),
+  'ssp_prototypes': _ssp,
+}
+
+
+def check(spec) -> None:
+  """Refuses a selection that there is none of."""
+  where = f'select of method {spec["name"]}'
+  _names.choose(spec.get('select'), _SELECTIONS, where)
+
+
+class Coresets:
+  """Selections of a run, with the seconds that each would take alone.
+
+  Args:
+    config: of the run; its model is that of the proxy, `proxy_epochs` and
+      `proxy_learning_rate` (constant) say how it is trained.
+    data: `datasets.Data`.
+    train: its training images and labels on the devices.
+  """
+
+  def __init__(self, config, data, train):
+    self._config, self._data, self._train = config, data, train
+    self._seed, self._evidence, self._seconds = None, None, 0.0
+    self._compiled = set()
+
+  def select(self, spec, size: int, seed: int):
+    """What a method keeps.
+
+    Args:
+      spec: of the method.
+      size: how many records.
+      seed: of the run: there is one proxy for all methods of a seed.
+
+    Returns:
+      `((indices, weights or None), seconds)`: those of the proxy and of the selection,
+      without compiling: what was not run before is run twice.
+    """
+    if self._seed != seed:
+      train = lambda: self._train_proxy(seed)
+      self._evidence, self._seconds = self._timed('proxy', train)
+      self._seed = seed
+    kwargs = spec.get('select_kwargs', {})
+    select = functools.partial(_SELECTIONS[spec['select']], **kwargs)
+    work = lambda: select(self._evidence, size, seed)
+    (indices, weights), seconds = self._timed((spec['name'], size), work)
+    if weights is not None:
+      weights = np.asarray(weights)
+    return (np.asarray(indices), weights), self._seconds + seconds
+
+  def _timed(self, name, work):
+    if name not in self._compiled:
+      jax.block_until_ready(work())
+      self._compiled.add(name)
+    start = time.perf_counter()
+    result = jax.block_until_ready(work())
+    return result, time.perf_counter() - start
+
+  @functools.cached_property
+  def _programs(self):
+    return _programs(self._config, self._data)
+
+  def _train_proxy(self, seed) -> Evidence:
+    config, labels = self._config, self._data.train[1]
+    plan = js.data.full(
+      len(labels), config.batch_size, epochs=config.proxy_epochs, seed=seed
+    )
+    init, epoch, outputs = self._programs
+    state, placed = init(seed), jax.tree.map(jnp.asarray, plan)
+    forgetting = js.data.forgetting_init(len(labels))
+    everyone = jnp.arange(len(labels))
+    for number in range(config.proxy_epochs):
+      state = epoch(state, placed, self._train, number * plan.steps_per_round)
+      logits, features = _whole(outputs, state, self._train['images'])
+      forgetting = js.data.forgetting_update(
+        forgetting, everyone, jnp.argmax(logits, -1) == self._train['labels']
+      )
+    held = logits, self._train['labels'], features
+    if len(self._data.validation[1]):
+      images, held_labels = self._data.validation
+      held_logits, held_features = _whole(outputs, state, jnp.asarray(images))
+      held = held_logits, jnp.asarray(held_labels), held_features
+    probs = jax.nn.softmax(logits)
+    return Evidence(logits, probs, features, self._train['labels'], forgetting, held)
+
+
+def _programs(config, data: datasets.Data):
+  """`(init, epoch, outputs)` of the proxy, compiled."""
+  settings = types.SimpleNamespace(**vars(config))
+  settings.learning_rate = config.proxy_learning_rate
+  sample = jnp.zeros((1, *data.image_shape))
+  model = _settings.model(settings, {'transform': 'dense'}, data.num_classes, sample)
+  tx = _settings.optimizer(settings, 1)
+  prepare = lambda images: datasets.normalize(images, data.mean, data.std)
+
+  @jax.jit
+  def init(seed):
+    params, model_state = model.init(jax.random.key(seed), sample)
+    if 'kernel' not in params.get('head', {}):
+      raise ValueError(
+        f'config.model: {config.model["name"]} has no last layer `head`, whose inputs'
+        ' coresets look at.'
+      )
+    return js.training.init_state(tx, params, model_state, seed=seed)
+
+  def loss_fn(params, model_state, batch, key):
+    logits, model_state = model.apply(
+      params, model_state, batch['images'], train=True, key=key
+    )
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['labels'])
+    return jnp.mean(loss), (model_state, {})
+
+  def gathered(step, given, key):
+    plan, train = given
+    batch, _ = js.data.gather(plan, train, step)
+    images = datasets.augment(key, batch['images'], **config.augment)
+    return {**batch, 'images': prepare(images)}
+
+  step = js.training.make_step(loss_fn, tx, prepare=gathered)
+
+  @jax.jit
+  def epoch(state, plan, train, start):
+    one = lambda state, i: (step(state, start + i, (plan, train))[0], None)
+    return jax.lax.scan(one, state, jnp.arange(plan.steps_per_round))[0]
+
+  @jax.jit
+  def outputs(state, images):
+    return _outputs(model, state, prepare(images))
+
+  return init, epoch, outputs
+
+
+def _outputs(model, state, images):
+  """Logits, and what the last layer multiplies: a gradient by a column of its kernel."""
+  params = state.params
+
+  def first_logit(kernel, image):
+    changed = {**params, 'head': {**params['head'], 'kernel': kernel}}
+    logits, _ = model.apply(changed, state.model_state, image[None], train=False)
+    return logits[0, 0]
+
+  by_kernel = jax.vmap(jax.grad(first_logit), (None, 0))(
+    params['head']['kernel'], images
+  )
+  logits, _ = model.apply(params, state.model_state, images, train=False)
+  return logits, by_kernel[:, :, 0]
+
+
+def _whole(outputs, state, images):
+  """`outputs` of all images; the last chunk is filled up, to be the same program."""
+  count, parts = len(images), []
+  chunk = min(_CHUNK, count)
+  for start in range(0, count, chunk):
+    index = jnp.arange(start, start + chunk) % count
+    parts.append(outputs(state, images[index]))
+  return jax.tree.map(lambda *xs: jnp.concatenate(xs)[:count], *parts)
