@@ -59,7 +59,8 @@ class Method(NamedTuple):
     name, spec: of the config.
     model: the network.
     posterior: None for deterministic weights.
-    plan: that of the first seed; all seeds have as many steps.
+    plan: that of the first seed, of a coreset its shape only; all seeds have as many
+      steps.
     cadence: how the run is cut into calls and evaluations.
     init: `seed -> TrainState`.
     step_fn: the compiled step.
@@ -188,17 +189,19 @@ def train(config, method, seed, source, workdir, metrics, results, warm) -> bool
   label, total = f'{method.name}-{seed}', method.plan.total_steps
   per_call, eval_every = method.cadence
   clock = _clock.Clock()
+  if method.name not in warm:
+    with clock.counts('compile'):
+      _compile(config, method, seed, source)
+    warm.add(method.name)
   labels, chosen = source.data.train[1], None
   if method.spec['plan'] == 'coreset':
     size = _plans.size_of(config, method.spec, len(labels))
-    chosen, clock.seconds['selection'] = source.coresets.select(method.spec, size, seed)
+    chosen, selecting, compiling = source.coresets.select(method.spec, size, seed)
+    clock.seconds['selection'] += selecting
+    clock.seconds['compile'] += compiling
   with clock.counts('selection'):
     plan = _plans.make(config, method.spec, labels, seed, chosen)
     feed = _plans.feed(config, plan, source.data.train, source.train)
-  if method.name not in warm:
-    with clock.counts('compile'):
-      _compile(config, method, seed, plan, source)
-    warm.add(method.name)
   identity = _report.identity(_settings.plain(config), method.name, seed)
 
   def on_start(state):
@@ -246,9 +249,9 @@ def train(config, method, seed, source, workdir, metrics, results, warm) -> bool
   return run.finished
 
 
-def _compile(config, method, seed, plan, source) -> None:
+def _compile(config, method, seed, source) -> None:
   """Runs each program of a method once, on a state that is thrown away."""
-  feed = _plans.feed(config, plan, source.data.train, source.train)
+  feed = _plans.feed(config, method.plan, source.data.train, source.train)
   parts = [feed.batches(step) for step in range(method.cadence.per_call)]
   batch = jax.tree.map(lambda *xs: np.stack(xs), *parts)
   state = js.training.replicate(method.init(seed))

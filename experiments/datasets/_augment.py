@@ -84,7 +84,8 @@ def augment(
   if padding not in _PADDINGS:
     raise ValueError(f'padding: got {padding!r}, want one of {", ".join(_PADDINGS)}.')
   smallest = min(images.shape[1:3])
-  if not 0 <= pad < smallest or not 0 <= cutout <= smallest:
+  pads = kind != 'none'  # Signals are one pixel wide: 'none' takes any pad.
+  if (pads and not 0 <= pad < smallest) or not 0 <= cutout <= smallest:
     raise ValueError(
       f'pad={pad}, cutout={cutout}: want 0 <= pad < {smallest} and 0 <= cutout <='
       f' {smallest} for images of {images.shape[1:3]} pixels.'

@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 
 from experiments import (
   _clock,
+  _coresets,
   _plans,
   _posteriors,
   _subset_report,
@@ -221,6 +222,86 @@ def test_weights_multiply_the_losses_of_their_examples():
   assert value(batch) == pytest.approx(losses.mean(), rel=1e-6)
   batch['weights'] = jnp.array([0.5, 3.0])
   assert value(batch) == pytest.approx((losses @ [0.5, 3.0]) / 2, rel=1e-6)
+
+
+# --- coresets ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def coresets():
+  """Of 90 images in three classes, the mean of which tells the class."""
+  rng = np.random.default_rng(0)
+  labels = np.arange(90, dtype=np.int32) % 3
+  images = rng.integers(0, 80, (90, 4, 4, 1)) + 80 * labels[:, None, None, None]
+  split = images.astype(np.uint8), labels
+  data = datasets.Data(
+    'three',
+    split,
+    tuple(x[:30] for x in split),
+    split,
+    3,
+    ('a', 'b', 'c'),
+    (0.5,),
+    (0.3,),
+  )
+  config = _plans.check(_config(batch_size=10, proxy_epochs=3))
+  config.model = dict(name='MLP', api='linen', options=dict(features=(8,)))
+  train = {'images': jnp.asarray(split[0]), 'labels': jnp.asarray(labels)}
+  return _coresets.Coresets(config, data, train)
+
+
+def _select(coresets, name, seed=1):
+  spec = {'name': f'{name}_10', 'select': name}
+  return coresets.select(spec, 12, seed)
+
+
+def test_a_coreset_is_chosen_by_what_the_proxy_knows(coresets):
+  (indices, weights), seconds, compiling = _select(coresets, 'el2n')
+  evidence = coresets._evidence
+  errors = np.asarray(evidence.probs) - np.eye(3)[evidence.labels]
+  norms = np.linalg.norm(errors, axis=1)
+  for label in range(3):
+    members = np.flatnonzero(np.arange(90) % 3 == label)
+    best = members[np.argsort(-norms[members])[:4]]
+    assert set(best) <= set(indices.tolist())
+  assert weights is None and seconds > 0 and compiling > 0
+  again, _, compiling = _select(coresets, 'el2n')
+  np.testing.assert_array_equal(again[0], indices)
+  assert compiling == 0
+  # CRAIG's weights count all records.
+  (indices, weights), _, _ = _select(coresets, 'craig')
+  assert len(set(indices.tolist())) == 12 and weights.sum() == 90
+
+
+def test_the_features_are_the_inputs_of_the_last_layer(coresets):
+  _select(coresets, 'el2n')
+  evidence = coresets._evidence
+  assert evidence.features.shape == (90, 8) and (evidence.features >= 0).all()
+  # Logits are an affine map of them: a fit of 9 numbers per class leaves nothing.
+  x = np.column_stack([evidence.features, np.ones(90)]).astype(np.float64)
+  logits = np.asarray(evidence.logits, np.float64)
+  left = logits - x @ np.linalg.lstsq(x, logits, rcond=None)[0]
+  assert np.abs(left).max() < 1e-4
+  assert (np.argmax(logits, -1) == evidence.labels).mean() > 0.8
+  assert [len(part) for part in evidence.held] == [30, 30, 30]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', sorted(_coresets._SELECTIONS))
+def test_every_selection_keeps_as_many_as_are_asked_for(coresets, name):
+  (indices, weights), _, _ = _select(coresets, name)
+  assert len(set(indices.tolist())) == 12
+  assert (weights is not None) == (name in _coresets.WEIGHTED)
+  plan = js.data.subset(
+    indices, weights, num_examples=90, batch_size=6, rounds=2, seed=0
+  )
+  assert plan.likelihood_size == (12 if weights is None else 90)
+
+
+def test_an_unknown_selection_is_refused():
+  method = dict(name='m', plan='coreset', select='herdin', transform='dense')
+  with pytest.raises(ValueError, match="select of method m: .*'herdin'.*mean herding"):
+    _plans.check(_config(methods=(method,)))
 
 
 # --- the report --------------------------------------------------------------------------
