@@ -3,9 +3,10 @@
     python -m experiments.tables experiments/results/fashion_mnist_lenet300.csv
     python -m experiments.tables --brief FILE   # fewer columns, for bayesian.py
 
-A results file is what `experiments/classify.py`, `bayesian.py` or `data_subset.py`
-leaves in its run directory; its columns say which. For `classify.py` rows are ways to a
-network, columns the sparsities; mean and sample standard deviation of the test accuracy over seeds, and
+A results file is what `experiments/classify.py`, `bayesian.py`, `data_subset.py` or
+`recommend.py` leaves in its run directory; its columns say which. For `classify.py` rows
+are ways to a network, columns the sparsities; mean and sample standard deviation of the
+test accuracy over seeds, and
 how many seeds there are when they differ.
 """
 
@@ -14,7 +15,13 @@ import csv
 import pathlib
 import statistics
 
-from experiments import _bayesian_report, _names, _regression_report, _subset_report
+from experiments import (
+  _bayesian_report,
+  _names,
+  _recommend_report,
+  _regression_report,
+  _subset_report,
+)
 
 
 def table(rows: list[dict], brief: bool = False) -> str:
@@ -25,6 +32,8 @@ def table(rows: list[dict], brief: bool = False) -> str:
     return _bayesian_report.table(rows, brief)
   if 'selection_seconds' in rows[0]:
     return _subset_report.table(rows)
+  if 'propagated_density' in rows[0]:
+    return _recommend_report.table(rows)
   return accuracies(rows)
 
 

@@ -1,0 +1,38 @@
+r"""MovieLens-100K: matrix factorization, or LightGCN after a colon.
+
+    launch/local.sh experiments/recommend.py --data_dir=DIR \
+        --config=experiments/configs/ml_100k.py:MF
+
+DIR has `ml-100k/ml-100k.inter` (RecBole's form) or `ml-100k/u.data` (GroupLens').
+`:MF,0.2` trains at one density only. All ratings are positive; of each user's, tenths are for
+validation and test.
+"""
+
+from experiments.configs import _recommend, _recommend_defaults
+
+
+def get_config(argument='MF'):
+  model, *densities = argument.split(',')
+  densities = tuple(map(float, densities)) or (0.5, 0.2, 0.1)
+  config = _recommend_defaults.get_config()
+  config.name = f'ml_100k_{model.lower()}'
+  config.dataset = 'ml-100k'
+  config.model = dict(name=model, options=dict(features=64))
+  config.epochs = 300
+  config.eval_every = 390
+  config.steps_per_call = 39
+  interval = 100
+  if model == 'LightGCN':
+    config.batch_size = 8192
+    config.learning_rate = 1e-2
+    config.decay = 1e-4
+    config.decay_power = 0.0
+    config.epochs = 60
+    config.eval_every = 45
+    config.steps_per_call = 9
+    interval = 30
+  config.methods = _recommend.methods(
+    tuple(1 - d for d in densities), interval=interval, features=64
+  )
+  config.seeds = (0, 1, 2)
+  return config
