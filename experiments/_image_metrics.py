@@ -5,8 +5,8 @@ import functools
 import numpy as np
 
 # Of MATLAB's rgb2ycbcr (ITU-R BT.601, studio swing), for colours in [0, 255].
-_LUMA = np.array([65.481, 128.553, 24.966]) / 255
-_OFFSET = 16.0
+LUMA = np.array([65.481, 128.553, 24.966]) / 255
+OFFSET = 16.0
 _PEAK = 255.0
 
 
@@ -25,7 +25,7 @@ def luma(image: np.ndarray) -> np.ndarray:
     >>> _image_metrics.luma(np.array([255, 255, 255], np.uint8)).round(3)
     np.float64(235.0)
   """
-  return image.astype(np.float64) @ _LUMA + _OFFSET
+  return image.astype(np.float64) @ LUMA + OFFSET
 
 
 def scores(found: np.ndarray, truth: np.ndarray, border: int) -> dict[str, float]:

@@ -39,11 +39,20 @@ def evaluator(model, data: datasets.Data):
   return evaluate
 
 
-def step_times(config, methods, source) -> dict[str, float]:
-  """Median seconds per training step, all methods in turn, in this one process."""
+def step_times(config, methods, batches, data=None) -> dict[str, float]:
+  """Median seconds per training step, all methods in turn, in this one process.
+
+  Args:
+    config: of the run.
+    methods: with `name`, `init`, `execution` and `step_fn`.
+    batches: `step -> batch`, as `js.training.run` takes it.
+    data: what the steps take beside their batch.
+
+  Returns:
+    `{name: seconds}`.
+  """
   scan = config.steps_per_call > 1
   calls = 1 if scan else 10
-  num_train = len(source.data.train[1])
   states = {
     m.name: js.training.replicate(m.execution.start(m.init(0))) for m in methods
   }
@@ -53,13 +62,9 @@ def step_times(config, methods, source) -> dict[str, float]:
     for method in methods:
       state, start = states[method.name], time.perf_counter()
       for call in range(calls):
-        steps = range(config.steps_per_call)
-        indices = [
-          datasets.batch_indices(num_train, config.batch_size, call + s, 0)
-          for s in steps
-        ]
-        batch = np.stack(indices) if scan else indices[0]
-        state, _ = method.step_fn(state, batch, source.train)
+        parts = [batches(call + s) for s in range(config.steps_per_call)]
+        batch = jax.tree.map(lambda *x: np.stack(x), *parts) if scan else parts[0]
+        state, _ = method.step_fn(state, batch, data)
       jax.block_until_ready(state)
       states[method.name] = state
       elapsed = time.perf_counter() - start

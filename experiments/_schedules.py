@@ -14,6 +14,8 @@ STEPS = (
   'at',
   'decay_steps',
   'n',
+  'num_growing_steps',
+  'num_pruning_steps',
   'start',
   'step',
   'stop',
@@ -30,7 +32,12 @@ def in_steps(value, num_steps):
 
 
 def resolved(kwargs: Mapping, num_steps: int) -> dict:
-  return {k: in_steps(v, num_steps) if k in STEPS else v for k, v in kwargs.items()}
+  found = {k: in_steps(v, num_steps) if k in STEPS else v for k, v in kwargs.items()}
+  if 'boundaries_and_scales' in found:
+    # Pairs: the keys of a config are texts.
+    pairs = found['boundaries_and_scales']
+    found['boundaries_and_scales'] = {in_steps(s, num_steps): f for s, f in pairs}
+  return found
 
 
 def _restarted(make, lengths: tuple[int, ...]):

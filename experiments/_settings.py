@@ -146,7 +146,9 @@ def _bound(key: str, value, num_steps, probe: _criteria.Probe | None):
   return _schedules.in_steps(value, num_steps) if key in _schedules.STEPS else value
 
 
-def transform(spec, inner, seed, num_steps: int, probe: _criteria.Probe | None = None):
+def transform(
+  spec, inner, seed, num_steps: int, probe: _criteria.Probe | None = None, rate=None
+):
   """Wraps an optimizer as a method of the config says.
 
   Args:
@@ -155,6 +157,7 @@ def transform(spec, inner, seed, num_steps: int, probe: _criteria.Probe | None =
     seed: int, tracer or typed key for the transforms that draw.
     num_steps: of the run, for schedules in fractions.
     probe: for a start by a criterion that looks at gradients.
+    rate: the learning rate of `inner`, for a transform that wants to know it.
 
   Returns:
     An optax transformation.
@@ -165,6 +168,8 @@ def transform(spec, inner, seed, num_steps: int, probe: _criteria.Probe | None =
   make = transform_of(spec)
   if make is None:
     return inner
+  if 'learning_rate' in inspect.signature(make).parameters:
+    spec = {**spec, 'kwargs': {'learning_rate': rate, **spec.get('kwargs', {})}}
   return built(make, spec, seed, num_steps, probe, before=(inner,))
 
 
@@ -201,7 +206,7 @@ def built(make, spec, seed, num_steps, probe=None, before=()):
     raise ValueError(f'method {spec["name"]}: {sentence}.') from error
 
 
-def optimizer(config, num_steps):
+def optimizer(config, num_steps, rate=None):
   """The optimizer of a config, with L2 decay of matrices where it asks for it."""
   public = [n for n in dir(optax) if n.islower() and callable(getattr(optax, n))]
   takes_rate = lambda n: (
@@ -209,7 +214,8 @@ def optimizer(config, num_steps):
   )
   names = [n for n in public if takes_rate(n) and not n.startswith(('_', 'scale_by'))]
   make = getattr(optax, _names.choose(config.optimizer['name'], names, 'optimizer'))
-  rate = _schedules.learning_rate(config.learning_rate, num_steps)
+  if rate is None:
+    rate = _schedules.learning_rate(config.learning_rate, num_steps)
   inner = _schedules.called(make, 'optimizer', config.optimizer['kwargs'], rate)
   if not config.weight_decay:
     return inner
@@ -240,6 +246,20 @@ def model(config, spec, num_classes: int, sample) -> models.Model:
       name, num_classes, sample.shape[1:], api=api, options=given, handler=handler
     )
 
+  return fitted(make, spec, sample)
+
+
+def fitted(make, spec, sample) -> models.Model:
+  """The model of a method, of width 1 or as narrow as a sparse network is small.
+
+  Args:
+    make: `width -> Model`.
+    spec: a method of the config.
+    sample: images (1, H, W, C).
+
+  Returns:
+    A `Model`.
+  """
   whole = make(1)
   if spec.get('transform') != 'small_dense':
     return whole

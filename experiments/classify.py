@@ -34,6 +34,7 @@ from experiments import (
   _measure,
   _records,
   _report,
+  _schedules,
   _settings,
   datasets,
   models,
@@ -113,9 +114,11 @@ def main(argv):
 
   timing = workdir / 'timing.json'
   if missing or not timing.exists():
-    times = _measure.step_times(
-      config, methods + twins(config, methods, source), source
+    batches = lambda step: datasets.batch_indices(
+      len(data.train[1]), config.batch_size, step, 0
     )
+    timed = methods + twins(config, methods, source)
+    times = _measure.step_times(config, timed, batches, source.train)
     timing.write_text(json.dumps(times, indent=2))
   print(_report.write(workdir, _settings.plain(config), json.loads(timing.read_text())))
   lock.close()
@@ -134,8 +137,9 @@ def build_method(config, spec, source: Source) -> Method:
   )
 
   def make_tx(seed, probe=None):
-    inner = _settings.optimizer(config, source.num_steps)
-    return _settings.transform(spec, inner, seed, source.num_steps, probe)
+    rate = _schedules.learning_rate(config.learning_rate, source.num_steps)
+    inner = _settings.optimizer(config, source.num_steps, rate)
+    return _settings.transform(spec, inner, seed, source.num_steps, probe, rate)
 
   def prepare(indices, train_split, key):
     images = train_split['images'][indices]

@@ -8,6 +8,13 @@ A results file is what `experiments/classify.py`, `bayesian.py`, `data_subset.py
 are ways to a network, columns the sparsities; mean and sample standard deviation of the
 test accuracy over seeds, and
 how many seeds there are when they differ.
+=======
+A results file is what `experiments/classify.py`, `superres.py`, `bayesian.py` or
+`data_subset.py` leaves in its run directory; its columns say which. For the first two rows
+are ways to a network, columns the sparsities; mean and sample standard deviation over seeds
+of the test accuracy, or of the PSNR on each test set, and how many seeds there are when
+they differ.
+>>>>>>> 8dfe3de (superres.py: dense and sparse super-resolution side by side, on any folder of images)
 """
 
 import argparse
@@ -32,16 +39,23 @@ def table(rows: list[dict], brief: bool = False) -> str:
     return _bayesian_report.table(rows, brief)
   if 'selection_seconds' in rows[0]:
     return _subset_report.table(rows)
+<<<<<<< HEAD
   if 'propagated_density' in rows[0]:
     return _recommend_report.table(rows)
-  return accuracies(rows)
+  psnr = [column for column in rows[0] if '/psnr_y_' in column]
+  if psnr:
+    return '\n\n'.join(by_sparsity(rows, c, f'{c}, dB', 1) for c in psnr)
+  return by_sparsity(rows, 'test_accuracy', 'test accuracy, %', 100)
 
 
-def accuracies(rows: list[dict]) -> str:
-  """A Markdown table of test accuracies.
+def by_sparsity(rows: list[dict], column: str, label: str, unit: float) -> str:
+  """A Markdown table of one column of results.
 
   Args:
     rows: of results.csv: `method` is `<way>_<percent>`, or `<way>` for one column.
+    column: what is shown.
+    label: what the table calls it.
+    unit: what its values are multiplied by.
 
   Returns:
     The table; the dense network stands in its own column.
@@ -50,11 +64,11 @@ def accuracies(rows: list[dict]) -> str:
   for row in rows:
     sparsity = float(row['target_sparsity'])
     way = _names.way(row['method'], sparsity)
-    cells.setdefault((way, sparsity), []).append(100 * float(row['test_accuracy']))
+    cells.setdefault((way, sparsity), []).append(unit * float(row[column]))
   ways = list(dict.fromkeys(way for way, _ in cells))
   sparsities = sorted({s for _, s in cells})
   most = max(map(len, cells.values()))
-  head = ['test accuracy, %', *(f'{100 * s:g} % sparse' for s in sparsities)]
+  head = [label, *(f'{100 * s:g} % sparse' for s in sparsities)]
   lines = [head, ['---', *('---:' for _ in sparsities)]]
   for way in ways:
     values = (cells.get((way, s), []) for s in sparsities)

@@ -46,7 +46,9 @@ def patches(
       f'batch_size={batch_size}, size={size}, step={step}: wanted a patch of a pixel, and'
       ' a step of 0 or more.'
     )
-  places = np.array([_places(n, i, size) for n, i in zip(data.names, data.low)])
+  places = np.array([x.shape[:2] for x in data.low]) - size + 1
+  if places.min() < 1:
+    _refuse(data, int(places.min(1).argmin()), size)
   ends = np.cumsum(places.prod(1))
   # NumPy promises the raw words of a bit generator for ever, its methods not.
   words = np.random.Philox(key=[seed, step]).random_raw(2 * batch_size)
@@ -63,14 +65,12 @@ def patches(
   return {'low': np.stack(low), 'high': np.stack(high)}
 
 
-def _places(name, image, size):
-  rows, columns = (n - size + 1 for n in image.shape[:2])
-  if rows < 1 or columns < 1:
-    raise ValueError(
-      f'{name}: {image.shape[0]}x{image.shape[1]} pixels at low resolution; wanted at'
-      f' least a patch of {size}x{size}.'
-    )
-  return rows, columns
+def _refuse(data, index: int, size: int):
+  height, width = data.low[index].shape[:2]
+  raise ValueError(
+    f'{data.names[index]}: {height}x{width} pixels at low resolution; wanted at least a'
+    f' patch of {size}x{size}.'
+  )
 
 
 def _turned(image, way: int):

@@ -12,7 +12,7 @@ from jaxsparse import masks as masks_lib
 from jaxsparse.transforms import _greg
 
 # Where a schedule is looked at for a decay; more would not be seen by anybody.
-_MOST_LOOKS = 1024
+_MOST_LOOKS = 4096
 
 
 class IssPMemory(NamedTuple):
@@ -249,7 +249,7 @@ def _check_rate(learning_rate, num_pruning_steps: int) -> None:
   steps = np.unique(np.linspace(0, num_pruning_steps - 1, looks).astype(np.int32))
   # The schedule's arithmetic must not be traced when tx is built under jit.
   with jax.ensure_compile_time_eval():
-    rates = np.array([float(learning_rate(jnp.int32(step))) for step in steps])
+    rates = np.asarray(jax.vmap(learning_rate)(jnp.asarray(steps)), np.float64)
   highest = np.maximum.accumulate(rates)
   fallen = np.flatnonzero(rates < highest * (1 - 1e-5))
   if fallen.size:

@@ -27,6 +27,17 @@ def test_cells_are_mean_and_sample_deviation_over_seeds():
   ]
 
 
+def test_psnr_has_a_table_for_each_test_set():
+  row = lambda method, sparsity, a, b: {
+    'method': method, 'target_sparsity': sparsity,
+    'set5/psnr_y_border2': a, 'b100/psnr_y_border2': b, 'b100/ssim_y_border2': '0.9',
+  }  # fmt: skip
+  rows = [row('bicubic', '0', '33.67', '29.56'), row('iss_p_95', '0.95', '35', '30.5')]
+  first, second = tables.table(rows).split('\n\n')
+  assert first.splitlines()[0].startswith('| set5/psnr_y_border2, dB | 0 % sparse |')
+  assert second.splitlines()[-1] == '| iss p |  | 30.50 |'
+
+
 @pytest.mark.parametrize('path', sorted(_RESULTS.glob('*.csv')), ids=lambda p: p.stem)
 def test_the_readme_shows_the_committed_results(path):
   with path.open(newline='') as file:
