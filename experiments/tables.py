@@ -3,18 +3,11 @@
     python -m experiments.tables experiments/results/fashion_mnist_lenet300.csv
     python -m experiments.tables --brief FILE   # fewer columns, for bayesian.py
 
-A results file is what `experiments/classify.py`, `bayesian.py`, `data_subset.py` or
-`recommend.py` leaves in its run directory; its columns say which. For `classify.py` rows
-are ways to a network, columns the sparsities; mean and sample standard deviation of the
-test accuracy over seeds, and
-how many seeds there are when they differ.
-=======
-A results file is what `experiments/classify.py`, `superres.py`, `bayesian.py` or
-`data_subset.py` leaves in its run directory; its columns say which. For the first two rows
-are ways to a network, columns the sparsities; mean and sample standard deviation over seeds
-of the test accuracy, or of the PSNR on each test set, and how many seeds there are when
-they differ.
->>>>>>> 8dfe3de (superres.py: dense and sparse super-resolution side by side, on any folder of images)
+A results file is what `experiments/classify.py`, `superres.py`, `bayesian.py`,
+`data_subset.py` or `recommend.py` leaves in its run directory; its columns say which. For
+the first two rows are ways to a network, columns the sparsities; mean and sample standard
+deviation over seeds of the test accuracy, or of the PSNR on each test set, and how many
+seeds there are when they differ.
 """
 
 import argparse
@@ -39,7 +32,6 @@ def table(rows: list[dict], brief: bool = False) -> str:
     return _bayesian_report.table(rows, brief)
   if 'selection_seconds' in rows[0]:
     return _subset_report.table(rows)
-<<<<<<< HEAD
   if 'propagated_density' in rows[0]:
     return _recommend_report.table(rows)
   psnr = [column for column in rows[0] if '/psnr_y_' in column]
