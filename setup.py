@@ -101,6 +101,7 @@ setuptools.setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   packages=setuptools.find_packages(include=['jaxsparse', 'jaxsparse.*']),
+  package_data={'jaxsparse': ['py.typed']},
   ext_modules=_kernels(),
   cmdclass={'build_ext': _BuildKernels},
   python_requires='>=3.11',
