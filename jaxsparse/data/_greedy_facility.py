@@ -178,7 +178,9 @@ def _greedy(how, similarity, total, key):
 
   def gains(index, covered):
     more = similarity(index) - covered[:, None]
-    return jnp.sum(jnp.maximum(more, 0.0), axis=0)
+    found = jnp.sum(jnp.maximum(more, 0.0), axis=0)
+    # NaN, which only a program can be given, must not keep a loop from ending.
+    return jnp.where(jnp.isnan(found), 0.0, found)
 
   def add(state, best, number):
     similar = similarity(best[None])[:, 0]

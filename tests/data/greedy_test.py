@@ -183,6 +183,12 @@ def test_no_retrace_and_the_same_under_jit():
   assert jitted.indices.tolist() == first.indices.tolist() and jitted.weights is None
 
 
+def test_nan_in_a_program_ends():
+  select = jax.jit(lambda x: js.data.facility_location(x, K, chunk=16))
+  found = select(np.full(DENSE.shape, np.nan, np.float32))
+  assert len(set(found.indices.tolist())) == K
+
+
 def _largest(jaxpr):
   """The largest array anywhere inside a traced computation."""
   sizes = [v.aval.size for e in jaxpr.eqns for v in e.outvars]

@@ -139,6 +139,68 @@ def test_classes_that_are_empty_or_unknown_are_refused():
     js.data.per_class(select, np.ones(3), labels, 2)
 
 
+def test_a_plan_takes_a_selection():
+  x = np.arange(24.0).reshape(12, 2) % 7
+  build = lambda found: js.data.subset(
+    *found, num_examples=12, batch_size=2, rounds=3, seed=0
+  )
+  # Without weights a posterior is that of the subset; with weights, of all records.
+  assert build(js.data.herding(x, 4)).likelihood_size == 4
+  chosen = js.data.craig(x, 4)
+  plan = build(chosen)
+  assert plan.likelihood_size == 12
+  indices, weights = plan.batch(0)
+  of_record = dict(zip(chosen.indices.tolist(), chosen.weights.tolist()))
+  # In the plan their mean is 1.
+  wanted = [of_record[i] / 3 for i in indices.tolist()]
+  np.testing.assert_allclose(weights, wanted, rtol=1e-6)
+
+
+def test_all_work_in_a_program():
+  """Traced alone: nothing looks at a value, and sizes are static."""
+  data, options = js.data, {'num_classes': 2}
+
+  def scores(x, p, y, key):
+    return {
+      'least_confidence': data.least_confidence(p),
+      'entropy': data.entropy(p),
+      'margin': data.margin(p),
+      'el2n': data.el2n(p, y),
+      'grand': data.grand(lambda w, x: x * w, x[0, 0], x, y),
+      'grand_last_layer': data.grand_last_layer(p, y, x),
+      'deepfool_margin': data.deepfool_margin(lambda _, x: x, None, x),
+      'cal': data.cal(p, x, neighbors=2),
+      'prototype_distances': data.prototype_distances(x, y, **options),
+      'ssp_prototypes': data.ssp_prototypes(x, 2, seed=key).scores,
+      'gais_style': data.gais_style(x, y, seed=key, neighbors=2, **options)[0],
+    }
+
+  def selections(x, p, y, key):
+    rows = data.last_layer_gradients(p, y, x)
+    found = {
+      'random_subset': data.random_subset(12, 3, seed=key),
+      'top_scores': data.top_scores(x[:, 0], 3),
+      'moderate': data.moderate(x, y, 3, **options),
+      'ccs': data.ccs(x[:, 0], 3, hard_cutoff=0.1, seed=key),
+      'herding': data.herding(x, 3),
+      'k_center_greedy': data.k_center_greedy(rows, 3),
+      'graph_cut': data.graph_cut(rows, 3),
+      'craig': data.craig(rows, 3, epsilon=0.5, seed=key),
+      'facility_location': data.facility_location(rows, 3),
+      'gradmatch': data.gradmatch(rows, 3),
+      'glister': data.glister(rows, 3, x, y, x, learning_rate=0.1),
+      'mig': data.mig(x, 3, propagation=data.label_propagation(x[:2])),
+    }
+    return {name: selection.indices for name, selection in found.items()}
+
+  x, y = np.ones((12, 2), np.float32), np.zeros(12, np.int32)
+  arguments = x, x / 2, y, jax.random.key(0)
+  for name, found in jax.eval_shape(scores, *arguments).items():
+    assert (found.shape, found.dtype) == ((12,), jnp.float32), name
+  for name, found in jax.eval_shape(selections, *arguments).items():
+    assert (found.shape, found.dtype) == ((3,), jnp.int32), name
+
+
 def test_what_is_no_data_is_refused():
   with pytest.raises(ValueError, match='scores: NaN at 1'):
     js.data.top_scores(np.array([0.0, np.nan]), 1)
