@@ -63,8 +63,7 @@ def cal(
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _cal(neighbors, symmetric, chunk, probs, features):
   logs = jnp.log(jnp.maximum(probs, 1e-12))
-  # Centred, so that distances as differences of products lose little.
-  features = features - jnp.mean(features, axis=0, keepdims=True)
+  features = _gradient_rows.center(features)
   squares = _gradient_rows.squares(features)
 
   def divergences(index):

@@ -120,6 +120,17 @@ def normalize(rows: Rows) -> Rows:
   return scale(rows, jnp.where(square > 0, lax.rsqrt(square), 0.0))
 
 
+def center(rows: Rows) -> Rows:
+  """Moves an array's mean to 0, where differences of products lose least.
+
+  Factored gradients stay where they are: their mean has no factors. What is computed
+  from the result must not depend on the origin.
+  """
+  if isinstance(rows, LastLayerGradients):
+    return rows
+  return rows - jnp.mean(rows, axis=0, keepdims=True)
+
+
 def total(rows: Rows) -> jax.Array:
   """`sum_i a_i` written out: (D,), for last-layer gradients D = C (H + 1)."""
   if isinstance(rows, LastLayerGradients):

@@ -148,6 +148,7 @@ def _facility_location(how, rows, key):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _craig(how, rows, key):
+  rows = _gradient_rows.center(rows)
   square, total = _gradient_rows.squares(rows), _gradient_rows.num_rows(rows)
   mean = _gradient_rows.total(rows) / total
   to_mean = square - 2 * _gradient_rows.along(rows, mean) + jnp.sum(mean**2)

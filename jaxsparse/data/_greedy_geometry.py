@@ -44,6 +44,7 @@ def herding(features, size) -> _selection.Selection:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _herding(size, rows):
+  rows = _gradient_rows.center(rows)
   square, total = _gradient_rows.squares(rows), _gradient_rows.num_rows(rows)
   mean = _gradient_rows.total(rows) / total
 
@@ -101,6 +102,7 @@ def k_center_greedy(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _k_center(size, rows, start):
+  rows = _gradient_rows.center(rows)
   square, total = _gradient_rows.squares(rows), _gradient_rows.num_rows(rows)
   mean = _gradient_rows.total(rows) / total
   central = jnp.argmin(square - 2 * _gradient_rows.along(rows, mean))

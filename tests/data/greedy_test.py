@@ -1,5 +1,7 @@
 """Each greedy selection against its definition, on whole matrices in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +63,13 @@ def test_k_center(rows, start):
 
   found = js.data.k_center_greedy(rows, K, start=start)
   assert found.indices.tolist() == _greedy(gain)
+
+
+def test_where_the_origin_lies_changes_nothing():
+  craig = functools.partial(js.data.craig, chunk=16)
+  for select in (js.data.herding, js.data.k_center_greedy, craig):
+    near, far = select(DENSE, K), select(DENSE + 300, K)
+    assert near.indices.tolist() == far.indices.tolist()
 
 
 def test_k_center_covers_within_twice_the_best():
