@@ -8,7 +8,7 @@ from experiments.models.edsr import EDSR
 from experiments.models.espcn import ESPCN
 from experiments.models.fsrcnn import FSRCNN
 from experiments.models.lenet5 import LeNet5
-from experiments.models.mf import MF, LightGCN, normalized_edges
+from experiments.models.mf import MF, LightGCN, normalized_edges, propagate
 from experiments.models.mlp import MLP
 from experiments.models.mlp_nnx import NnxMLP
 from experiments.models.mult_vae import MultVAE
@@ -52,5 +52,6 @@ __all__ = (
   'matched_width',
   'normalized_edges',
   'num_params',
+  'propagate',
   'recommender',
 )

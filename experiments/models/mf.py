@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.models import _table
+import jaxsparse as js
 
 
 class MF(nn.Module):
@@ -65,8 +66,7 @@ class LightGCN(MF):
   """LightGCN: `<e_u, e_i>` after a few steps along the graph of interactions.
 
   With `E_k = D^-1/2 A D^-1/2 E_{k-1}` the vectors are the mean of E_0 ... E_K. Only edges
-  are held, never a matrix of users and items; the steps are gathers and sums over
-  segments.
+  are held, never a matrix of users and items, see `propagate`.
 
   Attributes:
     layers: K.
@@ -100,14 +100,32 @@ class LightGCN(MF):
     user, item = self.user(), self.item()
     sums = user, item
     for _ in range(self.layers):
-      user, item = _along(graph, user, item)
+      user, item = propagate(graph, user, item)
       sums = sums[0] + user, sums[1] + item
     take = lambda x, i: (x if i is None else jnp.take(x, i, axis=0)) / (self.layers + 1)
     return take(sums[0], users), take(sums[1], items)
 
 
-def _along(graph, user, item):
-  """One step: users get the weighted sum of their items, items that of their users."""
+def propagate(graph, user, item, backend: str | None = None):
+  """One step: users get the weighted sum of their items, items that of their users.
+
+  Args:
+    graph: of `normalized_edges`.
+    user: (users, features).
+    item: (items, features).
+    backend: `'cpu'`, the compiled products of `js.sparse`; `'segments'`, gathers and sums
+      over the edges; None for the first where it is there. Neither makes a matrix.
+
+  Returns:
+    Both tables after the step.
+  """
+  matrix = graph['matrix']
+  if backend is None:
+    # The other implementations of `js.sparse` multiply with a dense matrix.
+    backend = js.sparse.choose_backend(matrix.pattern, user.shape[1])
+  if backend == 'cpu':
+    new_user = js.sparse.matmul(item.T, matrix, transpose=True, backend='cpu').T
+    return new_user, js.sparse.matmul(user.T, matrix, backend='cpu').T
   add = lambda source, place, to, like: jax.ops.segment_sum(
     graph['weight'][:, None] * jnp.take(source, place, axis=0), to, like.shape[0]
   )
@@ -124,7 +142,8 @@ def normalized_edges(pairs, num_users: int, num_items: int) -> dict:
     num_items: items.
 
   Returns:
-    `{'user', 'item', 'weight'}`, arrays (edges,).
+    `{'user', 'item', 'weight'}`, arrays (edges,), and the same as `'matrix'`, a
+    `js.sparse.SparseArray`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -133,7 +152,14 @@ def normalized_edges(pairs, num_users: int, num_items: int) -> dict:
     >>> models.normalized_edges(pairs, 2, 2)['weight'].round(3).tolist()
     [0.7070000171661377, 0.5, 0.7070000171661377]
   """
-  user, item = jnp.asarray(pairs[:, 0]), jnp.asarray(pairs[:, 1])
+  user, item = (jnp.asarray(pairs[:, c], jnp.int32) for c in (0, 1))
   degree = lambda index, num: jnp.maximum(jnp.bincount(index, length=num), 1)
   product = degree(user, num_users)[user] * degree(item, num_items)[item]
-  return {'user': user, 'item': item, 'weight': 1.0 / jnp.sqrt(product)}
+  weight = 1.0 / jnp.sqrt(product)
+  shape = num_users, num_items
+  fmt = js.sparse.choose_format(shape, len(user) / (num_users * num_items))
+  pattern, order = js.sparse.from_coordinates(
+    user, item, jnp.ones(user.shape, bool), fmt
+  )
+  matrix = js.sparse.SparseArray(weight[order], pattern)
+  return {'user': user, 'item': item, 'weight': weight, 'matrix': matrix}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import models
+import jaxsparse as js
 
 _PAIRS = np.array([[0, 1], [0, 2], [1, 0], [2, 2], [2, 3], [3, 0]])
 _USERS, _ITEMS = 4, 5
@@ -69,6 +70,25 @@ def test_lightgcn_is_the_mean_of_powers_of_a_matrix():
   np.testing.assert_allclose(vectors, final, rtol=1e-5, atol=1e-6)
   got = model.score(params, _data(), jnp.array([3]), None)
   np.testing.assert_allclose(got[0], final[3] @ final[_USERS:].T, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(not js.native.available(), reason='no compiled kernels')
+def test_compiled_products_propagate_as_segments_do():
+  keys = jax.random.split(jax.random.key(0))
+  tables = (jax.random.normal(k, (n, 3)) for k, n in zip(keys, (_USERS, _ITEMS)))
+  user, item = tables
+
+  def loss(user, item, backend):
+    new = models.propagate(_data()['graph'], user, item, backend)
+    return sum(jnp.sum(jnp.sin(x)) for x in new), new
+
+  grad = jax.value_and_grad(loss, (0, 1), has_aux=True)
+  one, other = (
+    jax.jit(grad, static_argnums=2)(user, item, b) for b in ('cpu', 'segments')
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, other
+  )
 
 
 def test_a_rotation_of_the_tables_changes_no_score():
