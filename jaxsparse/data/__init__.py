@@ -5,6 +5,7 @@ is held against are plans. Scores rank records and selections choose them:
 `js.data.subset(*selection, ...)` is a plan of the chosen ones.
 """
 
+from jaxsparse.data._aum import AumState, aum_init, aum_scores, aum_update
 from jaxsparse.data._contrastive import cal
 from jaxsparse.data._device import gather
 from jaxsparse.data._dps import DPS, dps_entropy
@@ -44,6 +45,7 @@ from jaxsparse.data._stratified import ccs, moderate
 from jaxsparse.data._weighted import curriculum, effective_sample_size, importance
 
 __all__ = (
+  'AumState',
   'DPS',
   'Example',
   'ForgettingState',
@@ -52,6 +54,9 @@ __all__ = (
   'Plan',
   'Prototypes',
   'Selection',
+  'aum_init',
+  'aum_scores',
+  'aum_update',
   'cal',
   'ccs',
   'check_resume',

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxsparse.data import _record_inputs
 
@@ -82,15 +81,8 @@ def forgetting_update(state: ForgettingState, indices, correct) -> ForgettingSta
     raise ValueError(
       f'correct: shape {correct.shape}, dtype {correct.dtype}; wanted (B,) bool.'
     )
-  indices = _record_inputs.as_integers(indices, correct.shape[0], 'indices')
-  if _record_inputs.known(indices) and indices.size:
-    found, total = np.asarray(indices), state.events.shape[0]
-    if found.min() < 0 or found.max() >= total:
-      raise ValueError(
-        f'indices: from {found.min()} to {found.max()}; wanted [0, {total}).'
-      )
-    if np.unique(found).size < found.size:
-      raise ValueError('indices: a record twice in a call; wanted each at most once.')
+  total = state.events.shape[0]
+  indices = _record_inputs.as_distinct(indices, correct.shape[0], total)
   return _update(state, indices, correct)
 
 

@@ -109,6 +109,25 @@ def as_integers(labels, num_records: int, name: str = 'labels') -> jax.Array:
   return labels.astype(jnp.int32)
 
 
+def as_distinct(indices, num_seen: int, total: int) -> jax.Array:
+  """`(num_seen,)` int32 indices of records, none twice.
+
+  Raises:
+    ValueError: another shape or dtype; outside `jit` also one outside [0, total), or
+      twice.
+  """
+  indices = as_integers(indices, num_seen, 'indices')
+  if known(indices) and indices.size:
+    found = np.asarray(indices)
+    if found.min() < 0 or found.max() >= total:
+      raise ValueError(
+        f'indices: from {found.min()} to {found.max()}; wanted [0, {total}).'
+      )
+    if np.unique(found).size < found.size:
+      raise ValueError('indices: a record twice in a call; wanted each at most once.')
+  return indices
+
+
 def as_labels(labels, num_records: int, num_classes: int | None, name: str = 'labels'):
   """`(records,)` int32 labels, and the number of classes.
 

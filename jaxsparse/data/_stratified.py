@@ -65,7 +65,7 @@ def ccs(
   Costs O(N log N) time and O(N) memory.
 
   Args:
-    scores: (N,) finite difficulties, larger for harder: minus the AUM as in the paper,
+    scores: (N,) finite difficulties, larger for harder: `aum_scores` as in the paper,
       EL2N, or forgetting with a finite `never_learned`.
     size: records to keep, an int; or a float in (0, 1], a share of N.
     hard_cutoff: beta in [0, 1), the share of the hardest that is dropped; the paper

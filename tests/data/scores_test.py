@@ -195,6 +195,21 @@ def test_forgetting_counts_what_is_unlearned():
   assert sum(x.nbytes for x in state) == 6 * N
 
 
+def test_aum_is_the_mean_margin_of_the_own_class():
+  history = _rng.normal(size=(5, N, C))
+  others = np.where(np.eye(C, dtype=bool)[LABELS], -np.inf, history).max(2)
+  margins = np.take_along_axis(history, LABELS[None, :, None], 2)[:, :, 0] - others
+  state, everyone = js.data.aum_init(N), np.arange(N)
+  for logits in history:
+    state = js.data.aum_update(state, everyone[::-1], logits[::-1], LABELS[::-1])
+  assert isinstance(state, js.data.AumState) and state.seen.tolist() == [5] * N
+  _close(js.data.aum_scores(state), -margins.mean(0))
+  with pytest.raises(ValueError, match='indices: a record twice'):
+    js.data.aum_update(state, np.zeros(N, int), history[0], LABELS)
+  with pytest.raises(ValueError, match='logits: shape .2, 1.; wanted at least two'):
+    js.data.aum_update(state, everyone[:2], np.ones((2, 1)), LABELS[:2])
+
+
 def test_forgetting_refuses_what_it_cannot_count():
   state = js.data.forgetting_init(3)
   with pytest.raises(ValueError, match='a record twice'):
