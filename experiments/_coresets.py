@@ -220,10 +220,20 @@ def _programs(config, data: datasets.Data):
 
   step = js.training.make_step(loss_fn, tx, prepare=gathered)
 
+  one = jax.jit(lambda state, number, given: step(state, number, given)[0])
+
   @jax.jit
+  def scanned(state, plan, train, start):
+    body = lambda state, i: (one(state, start + i, (plan, train)), None)
+    return jax.lax.scan(body, state, jnp.arange(plan.steps_per_round))[0]
+
   def epoch(state, plan, train, start):
-    one = lambda state, i: (step(state, start + i, (plan, train))[0], None)
-    return jax.lax.scan(one, state, jnp.arange(plan.steps_per_round))[0]
+    # In a loop XLA compiles convolutions to slow code for a CPU.
+    if config.steps_per_call > 1:
+      return scanned(state, plan, train, start)
+    for i in range(plan.steps_per_round):
+      state = one(state, start + i, (plan, train))
+    return state
 
   @jax.jit
   def outputs(state, images):

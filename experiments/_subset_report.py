@@ -16,8 +16,8 @@ METRIC_COLUMNS = (
 )  # fmt: skip
 _HONESTY = (
   'Seconds are measured on this machine, by the wall clock: choosing the data, waiting for'
-  ' batches and training count; evaluating and compiling stand apart, programs are compiled'
-  ' once for all seeds. "To" an accuracy: seconds until the test accuracy, evaluated along'
+  ' batches and training count (what a plan draws on the device, in training); evaluating'
+  ' and compiling stand apart, programs are compiled once for all seeds. "To" an accuracy: seconds until the test accuracy, evaluated along'
   ' the run and interpolated between, first reaches it; mean and 95 % interval over seeds'
   ' (Student), and no mean where a seed never does. The methods of a ratio take equal'
   ' steps, with a learning rate that is annealed to them.'
@@ -73,6 +73,7 @@ def _plots(workdir, metrics, results) -> list[str]:
   for ratio in sorted({float(row['ratio']) for row in results}):
     methods = {row['method'] for row in results if float(row['ratio']) == ratio}
     rows = on_mean_times([row for row in metrics if row['method'] in methods])
+    rows = [{**row, 'method': _names.way(row['method'], ratio)} for row in rows]
     for column, what in (('seconds', 'time'), ('step', 'steps')):
       names.append(f'accuracy_over_{what}_{100 * ratio:g}.png')
       js.plots.learning_curves(rows, workdir / names[-1], x=column, y='test_accuracy')
@@ -89,9 +90,16 @@ def on_mean_times(rows: list[dict]) -> list[dict]:
   return [{**row, 'seconds': mean[row['method'], row['step']]} for row in rows]
 
 
-def table(rows: list[dict]) -> str:
-  """Markdown tables of results.csv: accuracies of all ratios, then times of each one."""
+def table(rows: list[dict], brief: bool = False) -> str:
+  """Markdown tables of results.csv: accuracies of all ratios, then times of each one.
+
+  Args:
+    rows: of results.csv.
+    brief: whether only the accuracies are wanted.
+  """
   ratios = sorted({float(row['ratio']) for row in rows})
+  if brief:
+    return _accuracies(rows, ratios)
   return '\n\n'.join([_accuracies(rows, ratios), *(_times(rows, r) for r in ratios)])
 
 

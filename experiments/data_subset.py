@@ -165,7 +165,9 @@ def build_method(config, spec, source: Source) -> Method:
   step = js.training.make_step(
     loss_fn, tx, prepare=prepare, accumulate=config.accumulate, sees_state=True
   )
-  step_fn = js.training.shard_step(step, execution=config.execution, scan=True)
+  step_fn = js.training.shard_step(
+    step, execution=config.execution, scan=config.steps_per_call > 1
+  )
   predictor = _uncertainty.Predictor(
     model, posterior, '', config.samples, source.data.mean, source.data.std
   )
@@ -188,6 +190,8 @@ def train(config, method, seed, source, workdir, metrics, results, warm) -> bool
   """Trains one method with one seed; False when a signal ended it early."""
   label, total = f'{method.name}-{seed}', method.plan.total_steps
   per_call, eval_every = method.cadence
+  # Calls of one step are too many for a row each.
+  record_every = per_call if config.steps_per_call > 1 else max(1, eval_every // 10)
   clock = _clock.Clock()
   if method.name not in warm:
     with clock.counts('compile'):
@@ -214,6 +218,8 @@ def train(config, method, seed, source, workdir, metrics, results, warm) -> bool
 
   def on_steps(state, values):
     step = int(state.step)
+    if step % record_every and step % eval_every and step != total:
+      return
     row = {
       'method': method.name,
       'seed': seed,
@@ -237,7 +243,8 @@ def train(config, method, seed, source, workdir, metrics, results, warm) -> bool
   ) as checkpoints:
     run = js.training.run(
       clock.step(method.step_fn), method.init(seed), clock.batches(feed.batches),
-      total, data=feed.data, steps_per_call=per_call, checkpoints=checkpoints,
+      total, data=feed.data, checkpoints=checkpoints,
+      steps_per_call=per_call if config.steps_per_call > 1 else None,
       save_every=eval_every * max(1, total // (4 * eval_every)),
       on_start=on_start, on_steps=on_steps,
     )  # fmt: skip
@@ -252,8 +259,9 @@ def train(config, method, seed, source, workdir, metrics, results, warm) -> bool
 def _compile(config, method, seed, source) -> None:
   """Runs each program of a method once, on a state that is thrown away."""
   feed = _plans.feed(config, method.plan, source.data.train, source.train)
-  parts = [feed.batches(step) for step in range(method.cadence.per_call)]
-  batch = jax.tree.map(lambda *xs: np.stack(xs), *parts)
+  batch = feed.batches(0)
+  if config.steps_per_call > 1:
+    batch = jax.tree.map(lambda x: np.stack([x] * method.cadence.per_call), batch)
   state = js.training.replicate(method.init(seed))
   state, _ = method.step_fn(state, batch, feed.data)
   method.evaluate(state, source.test)

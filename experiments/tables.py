@@ -31,7 +31,7 @@ def table(rows: list[dict], brief: bool = False) -> str:
   if 'nll_ts' in rows[0]:
     return _bayesian_report.table(rows, brief)
   if 'selection_seconds' in rows[0]:
-    return _subset_report.table(rows)
+    return _subset_report.table(rows, brief)
   if 'propagated_density' in rows[0]:
     return _recommend_report.table(rows)
   psnr = [column for column in rows[0] if '/psnr_y_' in column]

@@ -13,6 +13,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tensorflow_datasets as tfds
 
@@ -199,6 +200,34 @@ def test_both_back_ends_feed_the_same_examples_from_any_step():
   assert take._cache_size() == 2
 
 
+def test_one_program_serves_all_seeds_of_a_method():
+  images = np.zeros((400, 1, 1, 1), np.uint8)
+  arrays = {'images': jnp.asarray(images), 'labels': jnp.asarray(LABELS)}
+  config = _plans.check(_config(batch_size=8, rounds=2))
+  spec = {'name': 'm', 'plan': 'static_subset'}
+
+  def loss_fn(params, model_state, batch, key):
+    loss = jnp.mean(batch['weights'] * (params - batch['labels']) ** 2)
+    return loss, (model_state, {'labels': jnp.sum(batch['labels'])})
+
+  step = js.training.make_step(
+    loss_fn, optax.sgd(0.1), prepare=lambda batch, data, key: _plans.take(batch, data)
+  )
+  step_fn = js.training.shard_step(step, jax.devices()[:1], 'jit', scan=True)
+  for seed in range(3):
+    plan = _plans.make(config, spec, LABELS, seed)
+    feed = _plans.feed(config, plan, (images, LABELS), arrays)
+    state = js.training.init_state(optax.sgd(0.1), jnp.zeros(()), seed=seed)
+    seen = []
+    js.training.run(
+      step_fn, state, feed.batches, plan.total_steps, data=feed.data, steps_per_call=5,
+      on_steps=lambda _, v, seen=seen: seen.extend(v['labels'].tolist()),
+    )  # fmt: skip
+    wanted = LABELS[plan.batch(np.arange(plan.total_steps))[0]].sum(-1)
+    assert seen == wanted.tolist()
+  assert step_fn.compiled._cache_size() == 1
+
+
 def test_grain_reads_a_data_source_of_tfds(tmp_path):
   whole = datasets.load('digits', data_dir=str(tmp_path), validation=0.0)
   source = tfds.data_source('digits', split='train', data_dir=str(tmp_path))
@@ -322,7 +351,9 @@ def test_a_table_has_accuracies_of_all_ratios_and_times_of_each():
     _result('rs2_10', '0.1', '1', '0.7', ''),
     _result('full', '1.0', '0', '0.8', '3'),
   ]
-  assert tables.table(rows).split('\n\n') == [
+  parts = tables.table(rows).split('\n\n')
+  assert tables.table(rows, brief=True) == parts[0]
+  assert parts == [
     '| test accuracy, % | 10 % (40 steps) | 100 % (40 steps) |\n'
     '| --- | ---: | ---: |\n'
     '| rs2 | 60.00 ± 14.14 |  |\n'
