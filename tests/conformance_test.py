@@ -97,10 +97,9 @@ def _gmp(inner, seed):
   return js.transforms.gmp(inner, sparsity, when=_EVERY_2)
 
 
-def _iss_p(inner, seed, **kwargs):
+def _iss_p(inner, seed):
   del seed
-  kwargs = {'num_pruning_steps': 6, 'learning_rate': 1e-2, **kwargs}
-  return js.transforms.iss_p(inner, 0.75, **kwargs)
+  return js.transforms.iss_p(inner, 0.75, num_pruning_steps=6, learning_rate=1e-2)
 
 
 def _iss_r(inner, seed):
@@ -176,11 +175,6 @@ _ROWS = {
   'one_shot': Row(_one_shot, lambda step: _QUARTER if step > 2 else {}),
   'gmp': Row(_gmp, _cubic),
   'iss_p': Row(_iss_p, _HARD),
-  'iss_p_nm': Row(
-    functools.partial(_iss_p, structure=js.masks.NM(1, 4), alpha=0.0, refresh_every=2),
-    _HARD,
-    variant=True,
-  ),
   'iss_r': Row(_iss_r, _HARD, variant=True),
   'set': Row(_set, grows=True),
   'rigl': Row(_rigl, grows=True),

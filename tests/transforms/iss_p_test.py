@@ -1,5 +1,7 @@
 """Soft shrinkage by a percentage, beside NumPy, and its siblings."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +41,7 @@ def _trace(tx, params, steps):
     updates, state = tx.update(_gradients(params, number), state, params)
     return optax.apply_updates(params, updates), state
 
-  params, state = js.init(tx, params)
+  state = tx.init(params)  # Dense at first: there is nothing to mask.
   trace = [(params, state)]
   for number in range(steps):
     params, state = step(params, state, number)
@@ -123,13 +125,10 @@ def test_golden():
 def test_alpha_1_is_the_dense_run_until_the_mask_is_hard():
   inner = optax.adam(_LR)
   sparse = _trace(_iss_p(inner, alpha=1.0, num_pruning_steps=8), _params(), 7)
-  dense = _trace(js.transforms.static(inner, masks=_all_true(_params())), _params(), 7)
-  for (a, _), (b, _) in zip(sparse, dense):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-def _all_true(params):
-  return jax.tree.map(lambda p: jnp.ones(p.shape, bool), params)
+  # Two programs, whose compilers fuse products and sums as they like.
+  near = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+  for (a, _), (b, _) in zip(sparse, _trace(inner, _params(), 7)):
+    jax.tree.map(near, a, b)
 
 
 def test_alpha_0_is_iterative_hard_thresholding():

@@ -90,15 +90,16 @@ def test_positions_are_read_by_distance():
 
 
 def test_branches_are_dropped_in_training_only():
-  model = models.build_upscaler(
-    'SwinIR', 2, 3, options={'features': 6, 'depths': (2,), 'drop_path': 0.9}
-  )
-  x = jax.random.uniform(jax.random.key(0), (1, 8, 8, 3))
-  params, _ = model.init(jax.random.key(1), x)
-  apply = jax.jit(model.apply, static_argnames='train')
-  tested = apply(params, {}, x, train=False)[0]
-  trained = apply(params, {}, x, train=True, key=jax.random.key(2))[0]
-  assert tested.shape == (1, 16, 16, 3) and not np.allclose(tested, trained)
+  block = swinir._SwinBlock(1, 4, 0, 1.0, drop_path=0.9, dtype=jnp.float32)
+  x = jax.random.uniform(jax.random.key(0), (50, 4, 4, 2))
+  params = jax.jit(lambda key: block.init(key, x, False))(jax.random.key(1))
+  run = jax.jit(block.apply, static_argnames='train')
+  trained = run(params, x, train=True, rngs={'dropout': jax.random.key(2)})
+  # Of some images both branches, of none only some pixels.
+  same = np.asarray(trained == x)
+  assert 25 < same.all((1, 2, 3)).sum() < 50
+  assert (same.all((1, 2, 3)) | ~same.all(-1).any((1, 2))).all()
+  assert not np.asarray(run(params, x, train=False) == x).all((1, 2, 3)).any()
 
 
 @pytest.mark.parametrize(
