@@ -19,9 +19,9 @@ _HONESTY = (
   'Scores are means over images, of 8-bit results without a border as wide as the scale:'
   " Y is MATLAB's luma, images of low resolution are MATLAB's bicubic. Sparsity is that"
   ' of the pruned layers, and of the whole model with its biases. FLOPs are theoretical,'
-  ' for one patch; ms/image is measured on the first test image, with masks (dense'
-  ' arrays) and on the nonzeros, and so are ms/step, with masks, all methods in turn. No'
-  ' number is chosen on a test set: the last weights are tested once.'
+  ' for one patch. ms/image is measured on the first test image, with dense arrays and on'
+  ' the nonzeros; ms/step as trained, all methods in turn, over the first steps of a run.'
+  ' No number is chosen on a test set: the last weights are tested once.'
 )
 
 
@@ -154,8 +154,8 @@ def table(results: list[dict], times: dict[str, float]) -> str:
   """The table of a report, in Markdown that also reads as text."""
   scores = [c for c in results[0] if '/' in c]
   header = [
-    'method', *scores, 'sparsity', 'whole model', 'weights kept', 'FLOPs (theory)',
-    'optimizer bytes', 'dense bytes', 'nonzeros bytes', 'ms/image, dense',
+    'method', 'execution', *scores, 'sparsity', 'whole model', 'weights kept',
+    'FLOPs (theory)', 'optimizer bytes', 'dense bytes', 'nonzeros bytes', 'ms/image, dense',
     'ms/image, nonzeros', 'ms/step',
   ]  # fmt: skip
   groups: dict[str, list[dict]] = {}
@@ -185,7 +185,8 @@ def _row(name, rows, scores, times) -> list[str]:
   ]  # fmt: skip
   seconds = times.get(name)
   step = f'{1e3 * seconds:.1f}' if seconds else '-'
-  return [name, *scored, *(cell(*form) for form in forms), step]
+  execution = rows[0].get('execution') or '-'
+  return [name, execution, *scored, *(cell(*form) for form in forms), step]
 
 
 def read_times(workdir: pathlib.Path) -> dict[str, float]:

@@ -240,7 +240,13 @@ def test_a_crop_shows_the_steepest_edges():
 
 
 def test_the_table_leaves_out_what_was_not_measured():
-  row = {'method': 'a', 'x/psnr_y_border2': '30', 'kept': '1000', 'dense_ms': 'nan'}
+  row = {
+    'method': 'a',
+    'execution': 'masked',
+    'x/psnr_y_border2': '30',
+    'kept': '1000',
+    'dense_ms': 'nan',
+  }
   blank = dict.fromkeys(_superres_report._SIZES, '')
   text = _superres_report.table([{**blank, **row}, {**blank, **row}], {'a': 0.01})
   assert '30.00 ± 0.00' in text and '1,000' in text and text.endswith('10.0 |')
