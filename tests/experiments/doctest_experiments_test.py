@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the models and the data sets run."""
+"""The examples in the docstrings of the models, the data sets and the metrics run."""
 
 import doctest
 import importlib
@@ -13,7 +13,7 @@ _MODULES = sorted(
   module.name
   for package in (datasets, models)
   for module in pkgutil.walk_packages(package.__path__, f'{package.__name__}.')
-)
+) + ['experiments._image_metrics']
 
 
 @pytest.mark.parametrize('name', _MODULES)
