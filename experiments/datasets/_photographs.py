@@ -72,7 +72,8 @@ def photographs(
     if min(image.shape[:2]) < max(smallest, scale):
       raise ValueError(
         f'{name}: {image.shape[0]}x{image.shape[1]} pixels; wanted at least'
-        f' {max(smallest, scale)} on each side, the size of a patch.'
+        f' {max(smallest, scale)} on each side: a patch for training, the window of SSIM'
+        ' for a test.'
       )
   if low is None:
     small = tuple(_bicubic.resize(image, 1 / scale) for image in high)
