@@ -149,7 +149,7 @@ def _cell(rows, column, scale, digits) -> str:
   values = scale * np.array([float(row[column]) for row in rows])
   if not digits:
     return f'{values.mean():,.0f}'
-  if column.startswith('auroc_mutual') and (values == 50).all():
-    return '-'  # One deterministic network: it has no mutual information.
+  if column.startswith('auroc_mutual') and all(r['one_nll'] == r['nll'] for r in rows):
+    return '-'  # One deterministic network: its mutual information is rounding.
   text = f'{values.mean():.{digits}f}'
   return text if len(values) < 2 else f'{text} ± {values.std(ddof=1):.{digits}f}'

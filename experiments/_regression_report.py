@@ -36,9 +36,14 @@ def write(workdir: pathlib.Path, config: dict) -> str:
   return f'\n{text}\n\n{_HONESTY}\n{workdir}/report.md'
 
 
-def table(rows: list[dict]) -> str:
-  """Two Markdown tables of results.csv, a line per method and a column per set."""
-  return '\n\n'.join(_table(rows, what) for what in ('rmse', 'nll'))
+def table(rows: list[dict], brief: bool = False) -> str:
+  """Two Markdown tables of results.csv, a line per method and a column per set.
+
+  Args:
+    rows: of results.csv.
+    brief: whether only that of the likelihood is wanted.
+  """
+  return '\n\n'.join(_table(rows, what) for what in ('rmse', 'nll')[brief:])
 
 
 def _table(rows, what: str) -> str:

@@ -1,7 +1,7 @@
 """Prints the tables of the README from the results of finished runs.
 
     python -m experiments.tables experiments/results/fashion_mnist_lenet300.csv
-    python -m experiments.tables --brief FILE   # fewer columns, for bayesian.py
+    python -m experiments.tables --brief FILE   # the main columns, for bayesian.py
 
 A results file is what `experiments/classify.py`, `superres.py`, `bayesian.py`,
 `data_subset.py` or `recommend.py` leaves in its run directory; its columns say which. For
@@ -27,7 +27,7 @@ from experiments import (
 def table(rows: list[dict], brief: bool = False) -> str:
   """The Markdown tables of the rows of any results.csv."""
   if 'rmse' in rows[0]:
-    return _regression_report.table(rows)
+    return _regression_report.table(rows, brief)
   if 'nll_ts' in rows[0]:
     return _bayesian_report.table(rows, brief)
   if 'selection_seconds' in rows[0]:
