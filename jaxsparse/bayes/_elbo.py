@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsparse import schedules
-from jaxsparse.bayes import _estimators, _posterior
+from jaxsparse.bayes import _estimators, _held, _posterior
 
 
 class Info(NamedTuple):
@@ -50,7 +50,8 @@ def negative_elbo(
   Args:
     posterior: `js.bayes.ssvi(...)` or `js.bayes.mean_field(...)`.
     apply_fn: `(theta, inputs) -> outputs`, where `theta` stands for the model's params.
-      For local reparametrisation and Flipout, of a model bound as in `noisy_product`.
+      For local reparametrisation and Flipout, of a model bound as in `noisy_product`;
+      on nonzeros, of one bound with `js.compact.handler()`.
     log_likelihood: `(outputs, targets) -> (B,)` array, nats, one value per example.
     num_examples: N, the size of the training set.
     temperature: T >= 0, a number or schedule.
@@ -64,7 +65,8 @@ def negative_elbo(
 
   Returns:
     `elbo(params, masks, batch, key, step) -> (loss, Info)` with `batch = (inputs,
-    targets)`, to be differentiated with respect to the Gaussian `params`. Under a device
+    targets)`, and on nonzeros `masks = js.compact.get_patterns(opt_state)`; to be
+    differentiated with respect to the Gaussian `params`. Under a device
     axis fold `jax.lax.axis_index` into the key, as `js.training.make_step` does: then
     replicas draw different noise, and masks, decided after the mean of the gradients,
     are equal.
@@ -113,9 +115,14 @@ def negative_elbo(
     if samples == 1:
       nll, aux = draw(params, masks, batch, key)
     else:
-      keys = jax.random.split(key, samples)
-      nll = jnp.mean(jax.vmap(lambda k: draw(params, masks, batch, k)[0])(keys))
-      aux = None
+      keys, one = (
+        jax.random.split(key, samples),
+        lambda k: draw(params, masks, batch, k)[0],
+      )
+      held = any(map(_held.is_held, _held.nodes(masks)))
+      # Products of nonzeros have no batch of weights, and growth counts their calls.
+      drawn = jnp.stack([one(k) for k in keys]) if held else jax.vmap(one)(keys)
+      nll, aux = jnp.mean(drawn), None
     kl = posterior.kl(params, masks) / num_examples
     tempered = temperature(step) if callable(temperature) else temperature
     loss = nll + warm_up(step) * tempered * kl

@@ -4,13 +4,16 @@ An estimator is `(posterior, params, masks, key) -> weights`, and `weights` is w
 `apply_fn` gets in place of the model's params.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxsparse import core
+from jaxsparse import core, sparse
+from jaxsparse.bayes import _noise
 
 
 @functools.partial(
@@ -23,16 +26,21 @@ class Noisy:
   """A kernel that is a Gaussian: what `noisy_product` finds in the params.
 
   Attributes:
-    mu: means, 0 off the mask.
-    sigma: standard deviations, 0 off the mask.
+    mu: means, 0 off the mask; on nonzeros a `js.sparse.SparseArray`.
+    sigma: standard deviations, 0 off the mask; as `mu`.
     key: of the layer's noise; several along the leading axes of stacked layers.
     method: `'local'` (local reparametrisation) or `'flipout'`.
   """
 
-  mu: jax.Array
-  sigma: jax.Array
+  mu: Any
+  sigma: Any
   key: jax.Array
   method: str
+
+  @property
+  def dtype(self):
+    """The dtype that it has for the layer's promotion."""
+    return self.mu.dtype
 
 
 def weight_sampling(posterior, params, masks, key) -> core.Params:
@@ -114,19 +122,24 @@ def mean_weights(posterior, params, masks, key) -> core.Params:
   return posterior.mean(params, masks)
 
 
-def noisy_product(product, weight: Noisy, x):
+def noisy_product(product, weight, x, *, handler: Callable | None = None):
   """The handler for `js.layers.bind` that runs a layer with a Gaussian kernel.
 
   A model bound with it runs as always on arrays, so one `apply_fn` serves all
-  estimators, and prediction.
+  estimators, and prediction. On nonzeros:
+  `functools.partial(js.bayes.noisy_product, handler=js.compact.handler())`.
 
   Args:
     product: the layer's own product, see `js.layers.Product`.
-    weight: a `Noisy` node.
+    weight: a `Noisy` node, or what `handler` takes.
     x: the layer's input; its first axis enumerates examples.
+    handler: computes the products of kernels that are held as their nonzeros.
 
   Returns:
     The layer's output, bias not included.
+
+  Raises:
+    ValueError: a kernel on nonzeros without a `handler`.
 
   Example:
     >>> import flax.linen as nn, jax, jax.numpy as jnp, jaxsparse as js
@@ -138,17 +151,35 @@ def noisy_product(product, weight: Noisy, x):
     >>> run({'params': weights}, x).shape
     (3, 2)
   """
-  if weight.method == 'local':
-    return _local(product, weight, x)
-  return _flipout(product, weight, x)
+  held = weight.mu if isinstance(weight, Noisy) else weight
+  if not isinstance(held, sparse.SparseArray):
+    apply = product.apply
+  elif handler is None:
+    raise ValueError(
+      f'{product.name}: held as nonzeros; wanted functools.partial('
+      'js.bayes.noisy_product, handler=js.compact.handler()) in js.layers.bind.'
+    )
+  else:
+    apply = lambda x, kernel: handler(product, kernel, x)
+  if not isinstance(weight, Noisy):
+    return apply(x, weight)
+  how = _local if weight.method == 'local' else _flipout
+  return how(product, apply, weight, x)
 
 
-def _local(product, weight, x):
-  mean = product.apply(x, weight.mu)
+def _local(product, apply, weight, x):
+  mean = apply(x, weight.mu)
   square = x if product.kind == 'embed' else x * x
-  variance = product.apply(square, weight.sigma * weight.sigma)
+  variance = apply(square, _map_values(lambda s: s * s, weight.sigma))
   noise = jax.random.normal(weight.key, mean.shape, mean.dtype)
   return mean + _sqrt(variance) * noise
+
+
+def _map_values(function, kernel):
+  """A kernel with other values."""
+  if isinstance(kernel, sparse.SparseArray):
+    return dataclasses.replace(kernel, values=function(kernel.values))
+  return function(kernel)
 
 
 def _sqrt(x):
@@ -162,14 +193,16 @@ def _sqrt(x):
   return jnp.where(positive, root, jnp.zeros_like(x))
 
 
-def _flipout(product, weight, x):
+def _flipout(product, apply, weight, x):
   keys = [jax.random.fold_in(weight.key, i) for i in range(3)]
-  mean = product.apply(x, weight.mu)
-  noise = jax.random.normal(keys[0], weight.mu.shape, weight.mu.dtype)
-  contracted, num_out = _axes(product, weight.mu.ndim, x.ndim)
+  mean = apply(x, weight.mu)
+  # Off the pattern of sigma nothing is drawn.
+  pattern = getattr(weight.sigma, 'pattern', None)
+  draw = lambda s: s * _noise.normal(keys[0], s.shape, s.dtype, pattern)
+  contracted, num_out = _axes(product, len(weight.sigma.shape), x.ndim)
   outputs = range(mean.ndim - num_out, mean.ndim)
   signed = x if product.kind == 'embed' else x * _signs(keys[1], x, contracted)
-  return mean + product.apply(signed, weight.sigma * noise) * _signs(
+  return mean + apply(signed, _map_values(draw, weight.sigma)) * _signs(
     keys[2], mean, outputs
   )
 

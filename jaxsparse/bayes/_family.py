@@ -10,7 +10,14 @@ import jax.numpy as jnp
 
 from jaxsparse import core, rules
 from jaxsparse import masks as masks_lib
-from jaxsparse.bayes import _criteria, _estimators, _links, _posterior
+from jaxsparse.bayes import (
+  _criteria,
+  _estimators,
+  _held,
+  _links,
+  _noise,
+  _posterior,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,29 +65,34 @@ class Family:
 
   def prior_sigma(self, params, masks) -> dict[str, jax.Array]:
     """`{name: standard deviation of the prior}` of the Bayesian leaves."""
-    bayesian = core.prunable_leaves(params, self.bayesian, self.leaves)
+    dense = _held.dense_structs(params, masks)
+    bayesian = core.prunable_leaves(dense, self.bayesian, self.leaves)
     scales = _per_leaf(self.prior_scale, bayesian, 'prior_scale')
-    active = core.named_subset(masks, bayesian)
-    density = lambda n, leaf: _density(active[n], leaf)
+    active = dict(zip(core.named_leaves(params)[0], _held.nodes(masks), strict=True))
+    density = lambda n, leaf: _held.density(active[n], leaf)
     return {n: scales[n] * self.unit(x, density(n, x)) for n, x in bayesian.items()}
 
 
 class _Entry(NamedTuple):
-  """One leaf as all functions see it; `leaf` is None where it is deterministic."""
+  """One leaf as all functions see it; `leaf` is None where it is deterministic.
+
+  On nonzeros `mask` is the pattern, and `mu` and `rho` are values.
+  """
 
   name: str
   leaf: core.Leaf | None
   mu: jax.Array
   rho: jax.Array
-  mask: jax.Array
+  mask: Any
 
 
 def _entries(family, params, masks):
   """`([entry per leaf], treedef of the model's params)`."""
-  bayesian = core.prunable_leaves(params.mu, family.bayesian, family.leaves)
+  dense = _held.dense_structs(params.mu, masks)
+  bayesian = core.prunable_leaves(dense, family.bayesian, family.leaves)
   names, mus, treedef = core.named_leaves(params.mu)
   columns = zip(
-    names, mus, jax.tree.leaves(params.rho), jax.tree.leaves(masks), strict=True
+    names, mus, jax.tree.leaves(params.rho), _held.nodes(masks), strict=True
   )
   return [_Entry(n, bayesian.get(n), *rest) for n, *rest in columns], treedef
 
@@ -115,15 +127,15 @@ def make(family: Family, densities: Callable) -> _posterior.Posterior:
 
   def log_prob(params, masks, theta):
     entries, _ = _entries(family, params, masks)
-    pairs = zip(entries, jax.tree.leaves(theta), strict=True)
+    pairs = zip(entries, _held.values_of(theta), strict=True)
     terms = [_log_prob(family, e, x) for e, x in pairs]
     return sum(terms, jnp.zeros((), jnp.float32))
 
   return _posterior.Posterior(
     init=lambda key, params: _init(family, densities, key, params),
-    sample=over_leaves(_sample),
-    mean=over_leaves(lambda family, e: _through(e.mask, e.mu)),
-    sigma=over_leaves(_sigma),
+    sample=over_leaves(lambda *args: _held.whole(_sample(*args), args[1].mask)),
+    mean=over_leaves(lambda _, e: _held.whole(_through(e.mask, e.mu), e.mask)),
+    sigma=over_leaves(_whole_sigma),
     kl=total(_kl),
     log_prob=log_prob,
     noisy=over_leaves(_noisy),
@@ -156,7 +168,7 @@ def _init(family, densities, key, params) -> _posterior.Gaussian:
 
 def _through(mask, mu):
   """Exactly 0 off the mask, with the gradient of all weights, which growth reads."""
-  if not mask.ndim:
+  if _held.is_held(mask) or not mask.ndim:
     return mu
   return mu - jax.lax.stop_gradient(jnp.where(mask, jnp.zeros_like(mu), mu))
 
@@ -165,26 +177,39 @@ def _sigma(family, e: _Entry):
   if e.leaf is None:
     return jnp.zeros((), e.mu.dtype)
   sigma = family.link.sigma(e.rho)
-  return jnp.where(e.mask, sigma, jnp.zeros_like(sigma)).astype(e.mu.dtype)
+  if not _held.is_held(e.mask):
+    sigma = jnp.where(e.mask, sigma, jnp.zeros_like(sigma))
+  return sigma.astype(e.mu.dtype)
+
+
+def _whole_sigma(family, e: _Entry):
+  sigma = _sigma(family, e)
+  return _held.whole(sigma, e.mask) if sigma.ndim else sigma
 
 
 def _sample(family, e: _Entry, key):
   mean = _through(e.mask, e.mu)
   if e.leaf is None:
     return mean
-  noise = jax.random.normal(core.leaf_key(key, e.name), e.mu.shape, e.mu.dtype)
+  pattern = _held.plain(e.mask) if _held.is_held(e.mask) else None
+  key = core.leaf_key(key, e.name)
+  noise = _noise.normal(key, e.mu.shape, e.mu.dtype, pattern)
   return mean + _sigma(family, e) * noise
 
 
 def _noisy(family, e: _Entry, key, method):
   is_table = e.name.split('/')[-1] == 'embedding'
   if e.leaf is None or not (core.kernels(e.leaf) or is_table):
-    return _sample(family, e, key)
+    return _held.whole(_sample(family, e, key), e.mask)
   key = core.leaf_key(key, e.name)
   if e.leaf.stack_axes:
     # A scan slices every array of a node along its first axes.
-    key = jax.random.split(key, tuple(e.mu.shape[a] for a in e.leaf.stack_axes))
-  return _estimators.Noisy(_through(e.mask, e.mu), _sigma(family, e), key, method)
+    key = jax.random.split(key, tuple(e.leaf.shape[a] for a in e.leaf.stack_axes))
+  mu, sigma = _through(e.mask, e.mu), _sigma(family, e)
+  # Growth follows the gradient of the mean: only its product is looked at.
+  return _estimators.Noisy(
+    _held.whole(mu, e.mask), _held.whole(sigma, _held.plain(e.mask)), key, method
+  )
 
 
 def _kl(family, e: _Entry, prior):
@@ -192,17 +217,18 @@ def _kl(family, e: _Entry, prior):
   mu, rho = e.mu.astype(jnp.float32), e.rho.astype(jnp.float32)
   ratio = family.link.log_sigma(rho) - jnp.log(prior)
   each = 0.5 * (jnp.expm1(2 * ratio) - 2 * ratio + (mu / prior) ** 2)
-  return jnp.sum(jnp.where(e.mask, each, jnp.zeros_like(each)))
+  return jnp.sum(jnp.where(_held.active(e.mask), each, jnp.zeros_like(each)))
 
 
 def _log_prob(family, e: _Entry, theta):
-  off = jnp.any(~e.mask & (theta != 0))
+  mask = _held.active(e.mask)
+  off = jnp.any(~mask & (theta != 0)) & ~_held.is_held(e.mask)
   if e.leaf is None:
     return jnp.where(off, -jnp.inf, 0.0)
   log_sigma = family.link.log_sigma(e.rho).astype(jnp.float32)
   scaled = (theta - e.mu).astype(jnp.float32) * jnp.exp(-log_sigma)
   each = -0.5 * scaled**2 - log_sigma - 0.5 * math.log(2 * math.pi)
-  inside = jnp.sum(jnp.where(e.mask, each, jnp.zeros_like(each)))
+  inside = jnp.sum(jnp.where(mask, each, jnp.zeros_like(each)))
   return jnp.where(off, -jnp.inf, inside)
 
 
@@ -212,7 +238,9 @@ def scores(family, criterion, params, masks):
   found = [
     jnp.abs(e.mu)
     if e.leaf is None
-    else criterion(e.mu, family.link.sigma(e.rho).astype(e.mu.dtype), e.mask)
+    else criterion(
+      e.mu, family.link.sigma(e.rho).astype(e.mu.dtype), _held.active(e.mask)
+    )
     for e in entries
   ]
   return treedef.unflatten(found)
@@ -221,6 +249,9 @@ def scores(family, criterion, params, masks):
 def _prune(family, params, masks, keep):
   if not 0 < keep <= 1:
     raise ValueError(f'keep={keep}: wanted a share of the active weights in (0, 1].')
+  for name, mask in zip(core.named_leaves(params.mu)[0], _held.nodes(masks)):
+    if _held.is_held(mask):
+      raise ValueError(f'{name}: held as nonzeros; js.compact.densify comes first.')
   leaves = family.budget.pruned(params.mu)
   structures = family.budget.structures(leaves)
   worth = core.named_subset(scores(family, _criteria.snr, params, masks), leaves)
@@ -239,14 +270,6 @@ def _prune(family, params, masks, keep):
     lambda m, r: jnp.where(m, r, jnp.zeros_like(r)) if r.ndim else r, masks, params.rho
   )
   return _posterior.Gaussian(mu, rho), masks
-
-
-def _density(mask, leaf):
-  """The share of active weights; 1 for a leaf that is not pruned."""
-  if not mask.ndim:
-    return 1.0
-  kept = core.kept_weights(mask, leaf)
-  return jnp.maximum(kept, 1).astype(jnp.float32) / float(leaf.size)
 
 
 def _per_leaf(value, leaves, what):

@@ -76,6 +76,7 @@ def optimizer(
       grads = WithGrowth(grads.mu, grads.rho, growth.mu if is_whole else growth)
     return sparse.update(grads, state, params, **extra_args)
 
+  update = rules.attach_parts(update, rules.parts_of(sparse))
   return optax.GradientTransformationExtraArgs(sparse.init, update)
 
 

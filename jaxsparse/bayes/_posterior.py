@@ -13,9 +13,9 @@ class Gaussian(NamedTuple):
 
   .. math:: \theta = \gamma \odot (\mu + \sigma(\rho) \odot \epsilon)
 
-  Both trees have the treedef of the model's params, so one mask tree covers them; a
-  compact execution stores the two values of an active weight side by side, under one
-  pattern. Off the mask both are exactly 0.
+  Both trees have the treedef of the model's params, so one mask tree covers them; on
+  nonzeros both hold vectors of values, under one pattern. Off the mask both are
+  exactly 0.
 
   Attributes:
     mu: the means, the model's own params.
@@ -44,6 +44,11 @@ class Posterior(NamedTuple):
   dtypes of the model's params, and exact zeros off the mask; the gradient with respect
   to `mu` is nevertheless the dense one, which growth reads.
 
+  Or they are the patterns of `js.compact.get_patterns(opt_state)`: then params hold
+  values, and means, deviations and samples a `js.sparse.SparseArray` for each pattern,
+  for a model bound with `js.compact.handler()`. Nothing dense is made, and the noise of
+  a weight is the same.
+
   Attributes:
     init: `(key, params) -> Gaussian` from the model's initial params.
     sample: `(params, masks, key) -> theta`, one draw; the noise of a leaf depends on
@@ -57,7 +62,7 @@ class Posterior(NamedTuple):
     noisy: `(params, masks, key, method) -> tree` for a model that was bound with
       `js.bayes.noisy_product`: its Bayesian kernels are `js.bayes.Noisy` nodes, all
       other Bayesian leaves are sampled.
-    prune: `(params, masks, keep) -> (params, masks)`: keeps this share of the active
+    prune: `(params, masks, keep) -> (params, masks)`, not on nonzeros: keeps this share of the active
       weights of every pruned leaf, those with the largest signal-to-noise ratio.
     rule: what decides on the masks; None for a dense posterior.
     when: `step -> bool`, when it does.

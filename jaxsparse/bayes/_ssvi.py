@@ -8,21 +8,9 @@ import jax.numpy as jnp
 
 from jaxsparse import core, criteria, distributions, rules, schedules
 from jaxsparse import masks as masks_lib
-from jaxsparse.bayes import _criteria, _family, _links, _posterior
+from jaxsparse.bayes import _criteria, _family, _grown, _links, _posterior
 
 _SIGMAS = ('mean_rho', 'prior', 'eps', 'layer_median')
-_SMALL_SIGMA = 1e-6
-
-
-class SsviMemory(NamedTuple):
-  """What the rule remembers.
-
-  Attributes:
-    rho: what a weight that grows starts from, one value per pruned Bayesian leaf (and
-      per stacked layer), as the last decision found it.
-  """
-
-  rho: tuple[jax.Array, ...]
 
 
 class Alternation(NamedTuple):
@@ -51,47 +39,44 @@ def ssvi_rule(family: _family.Family, alternation: Alternation) -> core.MaskRule
 
   def init(evidence):
     masks = budget.masks(evidence.params[0], criteria.random(evidence))
-    gaussian = _posterior.Gaussian(*evidence.params)
     if how.scope == 'global' and how.criterion is not _criteria.magnitude:
-      _check_comparable(family, gaussian.mu)
-    return masks, _grown_rho(family, how.grown_sigma, gaussian, masks, masks)
+      _check_comparable(family, evidence.params[0])
+    return masks, remember(evidence, masks, masks)
 
-  def update(evidence, memory):
-    del memory
+  def drop_scores(evidence):
     gaussian = _posterior.Gaussian(*evidence.params)
-    decision = rules.drop_grow(
-      budget,
-      evidence,
-      drop_scores=_family.scores(family, how.criterion, gaussian, evidence.masks),
-      grow_scores=how.growth(evidence),
-      fraction=fraction(evidence.step),
-      pool=how.scope == 'global',
-    )
-    memory = _grown_rho(
-      family, how.grown_sigma, gaussian, decision.masks, decision.survivors
-    )
-    survivors = None if how.keep_repicked else decision.survivors
-    return core.Decision(decision.masks, survivors, memory)
+    return _family.scores(family, how.criterion, gaussian, evidence.masks)
 
-  def grown_value(params, evidence):
-    found = dict(
-      zip(_grown_leaves(family, params.mu), evidence.decision.memory.rho, strict=True)
-    )
-    names, rhos, treedef = core.named_leaves(params.rho)
-    filled = [
-      jnp.broadcast_to(found[n], r.shape) if n in found else jnp.zeros_like(r)
-      for n, r in zip(names, rhos)
-    ]
-    zeros = jax.tree.map(jnp.zeros_like, params.mu)
-    return _posterior.Gaussian(zeros, treedef.unflatten(filled))
+  def remember(evidence, masks, survivors):
+    gaussian = _posterior.Gaussian(*evidence.params)
+    return _grown.rho(family, how.grown_sigma, gaussian, masks, survivors)
 
+  rewiring = core.Rewiring(
+    budget,
+    drop_scores,
+    grow_scores=how.growth,
+    growth=_supply(how.growth),
+    fraction=fraction,
+    remember=remember,
+    pool=how.scope == 'global',
+    keep_repicked=how.keep_repicked,
+  )
   return core.MaskRule(
     init=init,
-    update=update,
+    update=rules.rewire(rewiring),
     fields=_fields,
     edit_grads=_edit_grads,
-    grown_value=grown_value,
+    grown_value=lambda params, evidence: _grown.value(family, params, evidence),
+    budget=budget,
+    rewiring=rewiring,
   )
+
+
+def _supply(growth) -> str:
+  """What an execution on nonzeros has to supply for it."""
+  if growth is criteria.random:
+    return 'random'
+  return 'gradient' if growth is _criteria.gradient else 'a criterion of its own'
 
 
 def ssvi(
@@ -215,7 +200,7 @@ def _check(grown_sigma, scope, criterion, growth, structure):
 
 
 def _check_comparable(family, mu):
-  others = set(family.budget.pruned(mu)) - set(_grown_leaves(family, mu))
+  others = set(family.budget.pruned(mu)) - set(_grown.leaves(family, mu))
   if others:
     raise ValueError(
       f"scope='global': {min(others)} is pruned but deterministic, so it goes by |mu|,"
@@ -244,51 +229,3 @@ def _fields(params):
 def _edit_grads(grads, params, masks, memory):
   own = _posterior.Gaussian(grads.mu, grads.rho)
   return core.mask_grads(own, params, masks, memory)
-
-
-def _grown_leaves(family, mu) -> dict[str, core.Leaf]:
-  """The leaves whose grown weights need a sigma."""
-  bayesian = core.prunable_leaves(mu, family.bayesian, family.leaves)
-  return {n: x for n, x in family.budget.pruned(mu).items() if n in bayesian}
-
-
-def _grown_rho(family, how, gaussian, masks, survivors) -> SsviMemory:
-  """The rho of grown weights: a value per leaf, or per layer of a stacked one."""
-  leaves = _grown_leaves(family, gaussian.mu)
-  prior = family.prior_sigma(gaussian.mu, masks)
-  rhos, alive = (core.named_subset(t, leaves) for t in (gaussian.rho, survivors))
-  found = []
-  for name, leaf in leaves.items():
-    rho, shape = rhos[name], _slices(leaf)
-    fixed = prior[name] if how == 'prior' else jnp.float32(_SMALL_SIGMA)
-    value = family.link.rho(jnp.asarray(fixed, jnp.float32))
-    value = jnp.broadcast_to(value, shape).astype(rho.dtype)
-    if how in ('mean_rho', 'layer_median'):
-      statistic = _mean if how == 'mean_rho' else _median
-      mask = jnp.broadcast_to(alive[name], leaf.shape)
-      # With nobody left to ask, a new weight starts at the prior.
-      fallback = family.link.rho(prior[name]).astype(rho.dtype)
-      value = statistic(rho, mask, leaf.unit_axes, fallback)
-    found.append(value)
-  return SsviMemory(tuple(found))
-
-
-def _slices(leaf):
-  return tuple(n if a in leaf.stack_axes else 1 for a, n in enumerate(leaf.shape))
-
-
-def _mean(rho, mask, axes, fallback):
-  count = core.count_true(mask, axes)
-  total = jnp.sum(jnp.where(mask, rho, jnp.zeros_like(rho)), axes, keepdims=True)
-  mean = total / jnp.maximum(count, 1).astype(rho.dtype)
-  return jnp.where(count > 0, mean, fallback)
-
-
-def _median(rho, mask, axes, fallback):
-  """By selection: what is below the upper half, and what is above the lower one."""
-  count = core.count_true(mask, axes)
-  upper = masks_lib.top_k_mask(masks_lib.exclude(~mask, rho), count // 2, axes)
-  low = jnp.max(jnp.where(mask & ~upper, rho, -jnp.inf), axes, keepdims=True)
-  high = jnp.min(jnp.where(upper, rho, jnp.inf), axes, keepdims=True)
-  median = jnp.where(count % 2 == 1, low, 0.5 * (low + high))
-  return jnp.where(count > 0, median, fallback)

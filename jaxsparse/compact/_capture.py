@@ -180,8 +180,8 @@ def _check_uses(loss, probes) -> None:
       name = names[index].rsplit('/', 2)[0]
       raise ValueError(
         f'{name}: one call of it in the program runs several times, as in a scan over'
-        ' time; wanted a layer whose calls are written out, or stacked by nn.scan, for'
-        ' growth by gradient.'
+        ' time or a vmap with shared weights; wanted a layer whose calls are written'
+        ' out, or stacked by nn.scan, for growth by gradient.'
       )
 
 
@@ -196,6 +196,9 @@ def _uses(jaxpr, marks) -> collections.Counter:
     inner = [x for x in jax.tree.leaves(list(eqn.params.values())) if _is_jaxpr(x)]
     if eqn.primitive.name.startswith('custom_vjp_call'):
       found.update(mark for mark in given if mark is not None)
+      # A vmap that shares the weight: the cotangents of its probes would be sums.
+      y, probe = eqn.invars[-4:][0].aval, eqn.invars[-1].aval
+      found.update(m for m in given if m is not None and y.ndim != probe.ndim)
     elif not inner:
       # What moves or cuts a stacked axis.
       marks.update(dict.fromkeys(eqn.outvars, next(m for m in given if m is not None)))

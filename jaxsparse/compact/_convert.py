@@ -18,6 +18,9 @@ def convert(tx, params: core.Params, opt_state) -> tuple[Any, core.Params, Any]:
   short; the mask becomes a pattern of integers in the optimizer's state. The steps are
   those that masked training takes, up to the order of sums.
 
+  Of a posterior (`js.bayes.optimizer`) mu and rho are vectors under one pattern; where
+  its functions take masks, they take `get_patterns(opt_state)`.
+
   What does not rewire is converted once its masks are final. What drops and grows at
   random does so by itself; what grows by gradient wants `growth=` in the steps that
   rewire, see `grow_candidates`.
@@ -50,10 +53,11 @@ def convert(tx, params: core.Params, opt_state) -> tuple[Any, core.Params, Any]:
       f'opt_state: got {type(opt_state).__name__}; wanted the state of this tx itself.'
     )
   _check_rule(parts, int(opt_state.step))
-  patterns, shapes = _patterns(parts.rule.budget, params, opt_state.masks)
-  values = _values.map_sparse(_values.gather, patterns, params)
-  see = lambda tree: _values.map_sparse(_values.as_seen, patterns, tree)
-  marks = rules.along(parts.inner, params, opt_state.inner_state, patterns)
+  patterns, shapes = _patterns(parts.rule, params, opt_state.masks)
+  whole = rules.spread(parts.rule, patterns, params)
+  values = _values.map_sparse(_values.gather, whole, params)
+  see = lambda tree: _values.map_sparse(_values.as_seen, whole, tree)
+  marks = rules.along(parts.inner, params, opt_state.inner_state, whole)
   arrays, treedef = jax.tree.flatten(opt_state.inner_state)
   inner_state = treedef.unflatten(
     [
@@ -62,7 +66,7 @@ def convert(tx, params: core.Params, opt_state) -> tuple[Any, core.Params, Any]:
     ]
   )
   _elementwise.check(
-    parts.inner, (params, opt_state.inner_state), (see(values), inner_state), patterns
+    parts.inner, (params, opt_state.inner_state), (see(values), inner_state), whole
   )
   # What the masks say is not kept twice, nor densely.
   memory = None if parts.rule.settled_memory else opt_state.memory
@@ -97,11 +101,12 @@ def densify(tx, params: core.Params, opt_state) -> tuple[Any, core.Params, Any]:
   dense = getattr(getattr(tx, 'update', None), 'dense', None)
   if dense is None or not isinstance(opt_state, _state.CompactState):
     raise ValueError(f'tx={tx!r}: wanted what js.compact.convert returned.')
-  inner, patterns = rules.parts_of(dense).inner, opt_state.patterns
-  remembered = rules.parts_of(dense).rule.settled_memory
-  whole = _values.map_sparse(_values.scatter, patterns, params)
-  seen = _values.map_sparse(_values.as_seen, patterns, params)
-  marks = rules.along(inner, seen, opt_state.inner_state, patterns)
+  (inner, rule, *_), patterns = rules.parts_of(dense), opt_state.patterns
+  remembered = rule.settled_memory
+  spread = rules.spread(rule, patterns, params)
+  whole = _values.map_sparse(_values.scatter, spread, params)
+  seen = _values.map_sparse(_values.as_seen, spread, params)
+  marks = rules.along(inner, seen, opt_state.inner_state, spread)
   arrays, treedef = jax.tree.flatten(opt_state.inner_state)
   # Off the mask, an optimizer remembers what it begins with.
   fresh = jax.tree.leaves(inner.init(whole))
@@ -126,8 +131,7 @@ def densify(tx, params: core.Params, opt_state) -> tuple[Any, core.Params, Any]:
 
 
 def _back(seen, pattern, fresh):
-  flat = seen.reshape(seen.shape[: _values.num_stacked(pattern) + 1])
-  dense = _values.scatter(flat, pattern)
+  dense = _values.scatter(_values.as_held(seen, pattern), pattern)
   return jnp.where(_values.to_mask(pattern), dense, fresh.astype(dense.dtype))
 
 
@@ -140,14 +144,19 @@ def _as_mask(pattern, shape):
 def _check_rule(parts: rules.Parts, step: int) -> None:
   rule, plain = parts.rule, core.MaskRule._field_defaults
   # Edits that end with the last decision are no obstacle after it.
-  ends = () if rule.settled_memory else ('edit_grads', 'edit_updates', 'observe')
-  for what in ('inner_params', 'fields', *ends):
+  edits = {'edit_grads', 'edit_updates', 'observe'}
+  own = {'inner_params', 'fields', *(() if rule.settled_memory else edits)}
+  own -= {'fields', 'edit_grads'} if rule.rewiring else set()
+  for what in sorted(own):
     if getattr(rule, what) is not plain[what]:
       raise ValueError(
-        f'tx: its rule has {what} of its own (a dense latent, several fields, gathered'
-        ' gradients, an edit of every step); such a rule is never compact in training.'
+        f'tx: its rule has {what} of its own (a dense latent, gathered gradients, an'
+        ' edit of every step); such a rule is never compact in training.'
       )
-  if rule.update is None or rule.rewiring is not None:
+  if rule.rewiring is not None:
+    _check_rewiring(rule.rewiring)
+    return
+  if rule.update is None:
     return
   last = schedules.last_step(parts.when)
   if parts.when is None or (last is not None and last < step):
@@ -168,12 +177,27 @@ def _check_rule(parts: rules.Parts, step: int) -> None:
   )
 
 
-def _patterns(budget, params, tree):
+def _check_rewiring(rewiring: core.Rewiring) -> None:
+  if rewiring.pool:
+    raise ValueError(
+      "tx: its leaves compete with one another (scope='global'), so none has a constant"
+      " count; wanted scope='layer', or masked training."
+    )
+  if rewiring.growth not in ('gradient', 'random'):
+    raise ValueError(
+      f'tx: it grows by {rewiring.growth}, on dense scores; wanted growth by the'
+      ' gradient or at random, or masked training.'
+    )
+
+
+def _patterns(rule, params, tree):
   """`(patterns, {name: shape of the mask})` of the masks of a state."""
-  overrides = None if budget is None else budget.leaves
-  leaves = core.leaves_of(params, overrides)
+  budget, fields = rule.budget, rule.fields(params)
+  leaves = core.leaves_of(fields[0], None if budget is None else budget.leaves)
   names, found, treedef = core.named_leaves(tree)
-  values = dict(zip(*core.named_leaves(params)[:2]))
+  # Every field has a value for a weight, or a scalar where it has none for the leaf.
+  columns = [zip(*core.named_leaves(field)[:2]) for field in fields]
+  values = [{n: x for n, x in column if x.ndim} for column in columns]
   pruned = {n: leaves[n] for n, m in zip(names, found) if m.ndim}
   structures = (
     dict.fromkeys(pruned, masks.Unstructured())
@@ -189,7 +213,7 @@ def _patterns(budget, params, tree):
     if len(leaf.shape) - len(leaf.stack_axes) < 2:
       raise ValueError(f'{name}: shape {leaf.shape} is no kernel; keep it dense.')
     whole = jnp.broadcast_to(mask, leaf.shape)
-    if bool(jnp.any(~whole & (values[name] != 0))):
+    if any(bool(jnp.any(~whole & (v[name] != 0))) for v in values if name in v):
       raise ValueError(
         f'params: {name} has nonzeros off its mask, which would be lost; wanted what'
         ' js.init returned, or js.apply_masks(params, opt_state).'

@@ -46,7 +46,7 @@ def grow_candidates(
   Args:
     loss_fn: `(params, patterns, *args) -> scalar`, which gives the patterns to an
       `apply_fn` of `bind`.
-    params: values, and dense arrays.
+    params: values and dense arrays, or a `Gaussian`: its means grow.
     patterns: from `get_patterns`.
     *args: a batch, for example.
     num: `{leaf name: n}`, static; leaves without a name get no candidates.
@@ -75,14 +75,14 @@ def grow_candidates(
   sparse_leaves = {n: p for n, p in zip(names, flat) if isinstance(p, sparse.Pattern)}
   for name, n in num.items():
     _check_num(name, n, sparse_leaves)
-  # A count may be 0: a fraction of few weights.
   wanted = {n: p for n, p in sparse_leaves.items() if num.get(n)}
 
   def loss(tapped):
     given = [tapped.get(n, p) for n, p in zip(names, flat)]
     return loss_fn(params, treedef.unflatten(given), *args)
 
-  dtypes = {n: x.dtype for n, x in zip(*core.named_leaves(params)[:2])}
+  field = params if jax.tree.structure(params) == treedef else params[0]
+  dtypes = {n: x.dtype for n, x in zip(*core.named_leaves(field)[:2])}
   best = {}
   for name, calls in _capture.captured(loss, wanted).items():
     if not calls:

@@ -1,6 +1,7 @@
 """Drop and grow on nonzeros: where the patterns go, and what moves with them."""
 
 import dataclasses
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -20,11 +21,14 @@ class Move(NamedTuple):
     pattern: the new pattern.
     source: int32 like the values, where each value stood before.
     kept: bool like the values, False for what has grown and for padding.
+    survived: bool like the values, those of `kept` that were not dropped; fewer where
+      what is dropped and grown at once keeps its value.
   """
 
   pattern: sparse.Pattern
   source: jax.Array
   kept: jax.Array
+  survived: jax.Array
 
 
 class Moved(NamedTuple):
@@ -34,49 +38,72 @@ class Moved(NamedTuple):
   params: Any
   grads: Any
   inner_state: Any
+  memory: core.Memory
   kept: Any
 
 
 def is_move(x) -> bool:
-  """Whether a node of a tree is a `Move`: for `is_leaf`."""
+  """Whether a node of a tree is the `Move` of a leaf."""
   return isinstance(x, Move)
 
 
-def move_all(inner, moves, patterns, params, grads, inner_state) -> Moved:
+def move_all(parts, moves, evidence, params, grads, state) -> Moved:
   """Carries values, gradients and moments to the new patterns.
 
-  What has grown starts at 0, with a gradient of 0 and the moments of a fresh start.
+  What has grown starts where the rule says, with a gradient of 0 and the moments of a
+  fresh start.
 
   Args:
-    inner: the optimizer.
+    parts: of the transform.
     moves: `{name: Move}`.
-    patterns: the old patterns.
+    evidence: what the moves were decided on.
     params: the values as the optimizer sees them.
     grads: the gradients, the same.
-    inner_state: the optimizer's state.
+    state: the `CompactState`.
   """
-  names, old, treedef = core.named_leaves(patterns, is_leaf=_state.is_pattern)
-  tree = treedef.unflatten([moves.get(name) for name in names])
-  carry = lambda x, move: x if move is None else _carried(x, move)
-  params = _map_moves(carry, params, tree)
-  grads = _map_moves(carry, grads, tree)
-  marks = rules.along(inner, params, inner_state, tree)
-  arrays, state_treedef = jax.tree.flatten(inner_state)
-  arrays = [carry(x, m) for x, m in zip(arrays, marks, strict=True)]
-  kept = _map_moves(lambda x, m: _kept(x, m), params, tree)
-  state = rules.reset_moments(inner, params, state_treedef.unflatten(arrays), kept)
-  new = treedef.unflatten(
-    [moves[n].pattern if n in moves else p for n, p in zip(names, old)]
+  rule, inner = parts.rule, parts.inner
+  names, old, treedef = core.named_leaves(state.patterns, is_leaf=_state.is_pattern)
+  of_field = lambda read: treedef.unflatten(
+    [read(moves[n]) if n in moves else p for n, p in zip(names, old)]
   )
-  return Moved(new, params, grads, state, kept)
+  tree = rules.spread(rule, of_field(lambda move: move), params)
+  carry = lambda x, move: _carried(x, move) if is_move(move) else x
+  params = jax.tree.map(carry, params, tree)
+  grads = jax.tree.map(carry, grads, tree)
+  marks = rules.along(inner, params, state.inner_state, tree)
+  arrays, state_treedef = jax.tree.flatten(state.inner_state)
+  arrays = [carry(x, m) for x, m in zip(arrays, marks, strict=True)]
+  new = of_field(lambda move: move.pattern)
+  decision = core.Decision(new, of_field(lambda move: move.survived), state.memory)
+  params, memory = _start_grown(rule, params, tree, evidence, decision)
+  kept = jax.tree.map(_kept, params, tree)
+  inner_state = rules.reset_moments(
+    inner, params, state_treedef.unflatten(arrays), kept
+  )
+  return Moved(new, params, grads, inner_state, memory, kept)
 
 
-def _map_moves(function, tree, moves):
-  return jax.tree.map(function, tree, moves)
+def _start_grown(rule, params, tree, evidence, decision):
+  """`(params, memory)`: grown weights at their value, which memory may hold."""
+  held = _values.map_sparse(
+    _values.as_held, rules.spread(rule, decision.masks, params), params
+  )
+  if rule.rewiring.remember is not None:
+    seen = evidence._replace(params=rule.fields(held))
+    memory = rule.rewiring.remember(seen, decision.masks, decision.survivors)
+    decision = decision._replace(memory=memory)
+  value = rule.grown_value(held, evidence._replace(decision=decision))
+
+  def start(x, value, move):
+    if not is_move(move):
+      return x
+    return jnp.where(move.kept.reshape(x.shape), x, value.reshape(x.shape))
+
+  return jax.tree.map(start, params, value, tree), decision.memory
 
 
 def _kept(x, move):
-  return jnp.ones((), bool) if move is None else move.kept.reshape(x.shape)
+  return move.kept.reshape(x.shape) if is_move(move) else jnp.ones((), bool)
 
 
 def _carried(x, move):
@@ -92,7 +119,7 @@ def at_random(rewiring, evidence, leaves, patterns) -> dict[str, Move]:
 
   Args:
     rewiring: what to drop and what to grow.
-    evidence: values as params, no masks.
+    evidence: values as params, patterns as masks.
     leaves: `{name: (Leaf, Structure)}`.
     patterns: `{name: Pattern}`.
   """
@@ -114,7 +141,9 @@ def at_random(rewiring, evidence, leaves, patterns) -> dict[str, Move]:
     grow = rewiring.grow_scores(seen)
     decision = rules.drop_grow(budget, seen, worth, grow, fraction)
     assert decision.survivors is not None
-    move = _to_mask(decision.masks[name], decision.survivors[name], pattern)
+    move = _to_mask(
+      decision.masks[name], decision.survivors[name], pattern, rewiring.keep_repicked
+    )
     moves[name], turn = move, jnp.ravel(move.pattern.count)[0].astype(jnp.uint32)
   return moves
 
@@ -126,17 +155,20 @@ def _after(turn, key):
   return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
 
 
-def _to_mask(mask, survivors, pattern) -> Move:
+def _to_mask(mask, survivors, pattern, keep_repicked) -> Move:
   """The move to the pattern of a mask."""
   shape = pattern.inputs.shape[:-1] + (pattern.capacity * pattern.format.block,)
   # From 1 on: 0 is where nothing stood.
   places = lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1) + jnp.int32(1)
-  dense = jnp.where(survivors, _values.scatter(places, pattern), jnp.int32(0))
+  dense = _values.scatter(places, pattern)
+  if not keep_repicked:
+    dense = jnp.where(survivors, dense, jnp.int32(0))
   new = _values.pattern_of(
     mask, pattern.format, pattern.capacity, _values.num_stacked(pattern)
   )
   source = _values.gather(dense, new)
-  return Move(new, jnp.maximum(source - 1, 0), source > 0)
+  survived = _values.gather(jnp.broadcast_to(survivors, dense.shape), new)
+  return Move(new, jnp.maximum(source - 1, 0), source > 0, survived)
 
 
 def by_candidates(rewiring, evidence, leaves, patterns, growth) -> dict[str, Move]:
@@ -144,7 +176,7 @@ def by_candidates(rewiring, evidence, leaves, patterns, growth) -> dict[str, Mov
 
   Args:
     rewiring: what to drop and what to grow.
-    evidence: values as params and their gradients, no masks.
+    evidence: values as params and their gradients, patterns as masks.
     leaves: `{name: (Leaf, Structure)}`.
     patterns: `{name: Pattern}`.
     growth: `{name: Candidates}`.
@@ -160,7 +192,8 @@ def by_candidates(rewiring, evidence, leaves, patterns, growth) -> dict[str, Mov
     total = jnp.sum(pattern.count, dtype=jnp.int32)
     alive = total - rules.share_of(fraction, total)
     slices = np.arange(math.prod(stack), dtype=np.int32).reshape(stack)
-    one = _values.over_stack(_one_layer, len(stack))
+    layer = functools.partial(_one_layer, rewiring.keep_repicked)
+    one = _values.over_stack(layer, len(stack))
     moves[name] = one(
       pattern,
       drop[name],
@@ -179,7 +212,9 @@ def _share_out(count, slices):
   return count // size + (slices < count % size).astype(jnp.int32)
 
 
-def _one_layer(pattern, drop, grow, candidates, num_alive, count, index) -> Move:
+def _one_layer(
+  keep_repicked, pattern, drop, grow, candidates, num_alive, count, index
+) -> Move:
   fmt = pattern.format
   inputs, rows, valid = sparse.coordinates(pattern)
   start = index.astype(jnp.uint32) * jnp.uint32(fmt.num_blocks % 2**32)
@@ -203,7 +238,7 @@ def _one_layer(pattern, drop, grow, candidates, num_alive, count, index) -> Move
     score(jnp.zeros((), bool), candidates.scores),
   )
   places = both(own, hashes(candidates.inputs, candidates.rows))
-  valid = both(valid, candidates.valid)
+  own_valid, valid = valid, both(valid, candidates.valid)
   order = _by_rank(keys, places, valid)[: pattern.capacity]
   new, moved = sparse.from_coordinates(
     both(inputs, candidates.inputs)[order],
@@ -211,10 +246,11 @@ def _one_layer(pattern, drop, grow, candidates, num_alive, count, index) -> Move
     (rank < count) & valid[order],
     fmt,
   )
-  source = order[moved]
-  kept = both(alive, jnp.zeros(candidates.valid.shape, bool))[source]
-  kept &= rank < new.count
-  return _of_weights(Move(new, jnp.where(kept, source, 0), kept))
+  source, none = order[moved], jnp.zeros(candidates.valid.shape, bool)
+  there = rank < new.count
+  survived = both(alive, none)[source] & there
+  kept = both(own_valid, none)[source] & there if keep_repicked else survived
+  return _of_weights(Move(new, jnp.where(kept, source, 0), kept, survived))
 
 
 def _of_units(scores, fmt):
@@ -229,7 +265,8 @@ def _of_weights(move: Move) -> Move:
   block = move.pattern.format.block
   within = lax.iota(jnp.int32, block)[None, :]
   source = (move.source[:, None] * np.int32(block) + within).reshape(-1)
-  return Move(move.pattern, source, jnp.repeat(move.kept, block))
+  flags = [jnp.repeat(x, block) for x in (move.kept, move.survived)]
+  return Move(move.pattern, source, *flags)
 
 
 def _by_rank(keys, hashes, valid):

@@ -30,8 +30,9 @@ class CompactState(NamedTuple):
 
   Attributes:
     step: int32 scalar, the number of updates made.
-    patterns: a tree with the treedef of the params; a leaf is a `sparse.Pattern`, or a
-      scalar True where nothing is pruned. The only integers of compact training.
+    patterns: a tree with the treedef of the params (of a posterior, of its means); a
+      leaf is a `sparse.Pattern`, or a scalar True where nothing is pruned. The only
+      integers of compact training.
     memory: what the rule remembers.
     inner_state: the state of the wrapped optimizer, moments along the values.
     key: the typed key that per-step keys are folded from; None without a seed.
@@ -62,8 +63,8 @@ def get_patterns(opt_state) -> Any:
     opt_state: a state that contains a `CompactState`.
 
   Returns:
-    A tree with the treedef of the params; a leaf is a `sparse.Pattern`, or a scalar
-    True where nothing is pruned.
+    A tree with the treedef of the params, or of a posterior's means; a leaf is a
+    `sparse.Pattern`, or a scalar True where nothing is pruned.
 
   Raises:
     ValueError: there is none in it, or there are several.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsparse import core, rules
+from jaxsparse import core, rules, sparse
 from jaxsparse.compact import _rewire, _state, _values
 
 
@@ -34,10 +34,10 @@ def transform(tx, mask_shapes=None) -> optax.GradientTransformationExtraArgs:
   def update(grads, state, params=None, *, growth=None, **extra_args):
     if params is None:
       raise ValueError('compact: update(grads, state, params) needs params.')
-    see = lambda tree: _values.map_sparse(_values.as_seen, state.patterns, tree)
-    seen, seen_grads = see(params), see(grads)
     due = None if parts.rule.rewiring is None else _due(parts, state.step)
-    start = _start(parts, due, state, params, seen, grads, seen_grads, growth)
+    whole = rules.spread(parts.rule, state.patterns, params)
+    seen = _values.map_sparse(_values.as_seen, whole, params)
+    start = _start(parts, due, state, whole, params, grads, growth)
     updates, stepped = parts.inner.update(
       start.grads, start.inner_state, start.params, **extra_args
     )
@@ -50,7 +50,7 @@ def transform(tx, mask_shapes=None) -> optax.GradientTransformationExtraArgs:
       updates = jax.tree.map(_moved, updates, start.kept, start.params, seen)
     updates = jax.tree.map(lambda u, p: u.reshape(p.shape), updates, params)
     return updates, _state.CompactState(
-      optax.safe_increment(state.step), start.patterns, state.memory, stepped, state.key
+      optax.safe_increment(state.step), start.patterns, start.memory, stepped, state.key
     )
 
   update.dense = tx  # type: ignore[attr-defined]
@@ -70,13 +70,18 @@ def _moved(update, kept, start, before):
   return update + (start.astype(wide) - before.astype(wide))
 
 
-def _start(parts, due, state, params, seen, grads, seen_grads, growth):
+def _start(parts, due, state, whole, params, grads, growth) -> _rewire.Moved:
   """What the optimizer steps: after the rewiring, where there is one.
 
   `kept` is None where the program holds no rewiring.
   """
-  rewiring = parts.rule.rewiring
-  still = _rewire.Moved(state.patterns, seen, seen_grads, state.inner_state, None)
+  rule, rewiring = parts.rule, parts.rule.rewiring
+  seen, seen_grads = (
+    _values.map_sparse(_values.as_seen, whole, tree) for tree in (params, grads)
+  )
+  still = _rewire.Moved(
+    state.patterns, seen, seen_grads, state.inner_state, state.memory, None
+  )
   given = growth is not None and growth is not False
   if given and (rewiring is None or rewiring.growth != 'gradient'):
     raise ValueError('growth: this rule does not grow by gradient; wanted None.')
@@ -89,9 +94,12 @@ def _start(parts, due, state, params, seen, grads, seen_grads, growth):
   patterns = _state.named_patterns(state.patterns)
   if not patterns:
     return still
-  leaves = described(rewiring.budget, params, patterns)
+  fields = rule.fields(params)
+  leaves = described(rewiring.budget, fields[0], state.patterns)
   key = None if state.key is None else jax.random.fold_in(state.key, state.step)
-  evidence = core.Evidence((params,), None, (grads,), None, state.step, key)
+  evidence = core.Evidence(
+    fields, None, rule.fields(grads), state.patterns, state.step, key
+  )
 
   def moved():
     if given:
@@ -99,34 +107,26 @@ def _start(parts, due, state, params, seen, grads, seen_grads, growth):
       moves = _rewire.by_candidates(rewiring, evidence, leaves, patterns, candidates)
     else:
       moves = _rewire.at_random(rewiring, evidence, leaves, patterns)
-    return _rewire.move_all(
-      parts.inner, moves, state.patterns, seen, seen_grads, state.inner_state
-    )
+    return _rewire.move_all(parts, moves, evidence, seen, seen_grads, state)
 
   all_kept = lambda x, p: jnp.ones(x.shape, bool)
   one_kept = lambda x: jnp.ones((), bool)
-  kept = _values.map_sparse(all_kept, state.patterns, seen, dense=one_kept)
+  kept = _values.map_sparse(all_kept, whole, seen, dense=one_kept)
   return jax.lax.cond(due, moved, lambda: still._replace(kept=kept))
 
 
-def described(budget, params, patterns) -> dict[str, tuple[core.Leaf, Any]]:
+def described(budget, field, patterns) -> dict[str, tuple[core.Leaf, Any]]:
   """`{name: (Leaf, Structure)}` of the sparse leaves, as the dense ones were.
 
   Args:
     budget: a `rules.Budget`.
-    params: the values.
-    patterns: `{name: Pattern}`.
+    field: the values of one field.
+    patterns: a tree like it.
   """
-  names, values, treedef = core.named_leaves(params)
-  dense = [
-    jax.ShapeDtypeStruct(
-      v.shape[:-1] + patterns[n].format.shape if n in patterns else v.shape, v.dtype
-    )
-    for n, v in zip(names, values)
-  ]
-  leaves = budget.pruned(treedef.unflatten(dense))
+  held = _state.named_patterns(patterns)
+  leaves = budget.pruned(sparse.dense_structs(field, patterns))
   structures = budget.structures(leaves)
-  return {n: (leaves[n], structures[n]) for n in leaves if n in patterns}
+  return {n: (leaves[n], structures[n]) for n in leaves if n in held}
 
 
 def _candidates(growth, patterns) -> dict[str, _state.Candidates]:

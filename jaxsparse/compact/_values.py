@@ -53,6 +53,11 @@ def as_seen(values, pattern):
   return values.reshape(values.shape + (1,) * (len(pattern.format.shape) - 1))
 
 
+def as_held(seen, pattern):
+  """The inverse of `as_seen`."""
+  return seen.reshape(seen.shape[: num_stacked(pattern) + 1])
+
+
 def map_sparse(function: Callable, patterns, tree, *others, dense=lambda x, *_: x):
   """Maps over a tree like the params: sparse leaves get `(leaf, ..., pattern)`.
 

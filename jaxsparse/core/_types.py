@@ -151,8 +151,15 @@ class Rewiring(NamedTuple):
       on the active weights alone.
     grow_scores: the worth of inactive weights.
     growth: what an execution on nonzeros has to supply for `grow_scores`: `'random'`,
-      nothing but a key, or `'gradient'`, gradients off the mask.
+      nothing but a key, or `'gradient'`, gradients off the mask. Anything else: dense
+      scores, which only an execution with masks has.
     fraction: schedule, the share of the active units that is replaced.
+    remember: `(evidence, masks, survivors) -> memory` after a decision, from what
+      survived alone: sums over survivors, so that it can be computed on their values.
+      None for a rule that remembers nothing.
+    pool: whether the weights of all leaves compete.
+    keep_repicked: whether what is dropped and grown at once keeps its values and
+      moments.
   """
 
   budget: Any
@@ -160,6 +167,9 @@ class Rewiring(NamedTuple):
   grow_scores: Criterion
   growth: str
   fraction: Schedule
+  remember: Callable[[Evidence, Masks, Masks], Memory] | None = None
+  pool: bool = False
+  keep_repicked: bool = False
 
 
 class MaskRule(NamedTuple):
@@ -185,7 +195,9 @@ class MaskRule(NamedTuple):
       decision comes after the inner optimizer, which costs one more pass).
     budget: a `rules.Budget`: what is pruned, for who has to describe the leaves; None
       where the rule has none.
-    rewiring: what `update` does, where that is dropping and growing; else None.
+    rewiring: what `update` does, where that is dropping and growing; else None. Then
+      `edit_grads` does no more than mask, and `grown_value` reads only what was
+      decided, so that both mean the same on nonzeros alone.
     settled_at: the step from which on a second decision changes nothing; None where
       nobody knows it.
     random_start: whether `init` draws units at random, whatever the params are, and

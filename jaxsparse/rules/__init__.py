@@ -3,11 +3,12 @@
 from jaxsparse.rules._access import apply_masks, get_masks, init, view
 from jaxsparse.rules._budget import Budget
 from jaxsparse.rules._drop_grow import Rows, drop_grow, rewire, share_of
-from jaxsparse.rules._keep_sparse import keep_sparse
+from jaxsparse.rules._keep_sparse import keep_sparse, spread
 from jaxsparse.rules._moments import along
 from jaxsparse.rules._moments import hold as hold_moments
 from jaxsparse.rules._moments import reset as reset_moments
 from jaxsparse.rules._parts import Parts, parts_of
+from jaxsparse.rules._parts import attach as attach_parts
 
 __all__ = (
   'Budget',
@@ -15,6 +16,7 @@ __all__ = (
   'Rows',
   'along',
   'apply_masks',
+  'attach_parts',
   'drop_grow',
   'get_masks',
   'hold_moments',
@@ -24,5 +26,6 @@ __all__ = (
   'reset_moments',
   'rewire',
   'share_of',
+  'spread',
   'view',
 )

@@ -158,8 +158,14 @@ def rewire(rewiring: core.Rewiring):
       drop_scores=rewiring.drop_scores(evidence),
       grow_scores=rewiring.grow_scores(evidence),
       fraction=rewiring.fraction(evidence.step),
+      pool=rewiring.pool,
     )
-    return decision._replace(memory=memory)
+    survivors = decision.survivors
+    if rewiring.remember is not None:
+      memory = rewiring.remember(evidence, decision.masks, survivors)
+    # None: what was active and is active has been so all along.
+    kept = None if rewiring.keep_repicked else survivors
+    return core.Decision(decision.masks, kept, memory)
 
   return update
 

@@ -17,12 +17,20 @@ def spread(rule: core.MaskRule, masks, params):
 
   Args:
     rule: says what the fields are.
-    masks: a tree with the treedef of one field.
+    masks: a tree with the treedef of one field, of masks or of other nodes.
     params: the whole parameters.
 
   Returns:
     A tree like `params`; a scalar True for leaves of no field, and for a scalar in the
     place of an array: a field where it has no value for that leaf.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js
+    >>> rule = js.core.MaskRule(init=None, fields=lambda params: params)
+    >>> params = {'w': jnp.ones(2)}, {'w': jnp.zeros(2)}
+    >>> masks = {'w': jnp.array([True, False])}
+    >>> [m['w'].tolist() for m in js.rules.spread(rule, masks, params)]
+    [[True, False], [True, False]]
   """
   treedef = jax.tree.structure(params)
   # Fields are found by position: their trees are asked for with indices in place.
@@ -30,7 +38,8 @@ def spread(rule: core.MaskRule, masks, params):
   full = [None] * treedef.num_leaves
   shapes = [jnp.shape(p) for p in jax.tree.leaves(params)]
   for field in rule.fields(index):
-    for i, mask in zip(jax.tree.leaves(field), jax.tree.leaves(masks), strict=True):
+    nodes = jax.tree.structure(field).flatten_up_to(masks)
+    for i, mask in zip(jax.tree.leaves(field), nodes, strict=True):
       full[i] = mask if shapes[i] else None
   return treedef.unflatten([jnp.ones((), bool) if m is None else m for m in full])
 

@@ -26,7 +26,23 @@ class Parts(NamedTuple):
 
 
 def attach(update, parts: Parts):
-  """The function, from which `parts_of` can now read the parts."""
+  """The function, from which `parts_of` can now read the parts.
+
+  Args:
+    update: the `update` of an optax transformation.
+    parts: what it was made of.
+
+  Returns:
+    `update` itself.
+
+  Example:
+    >>> import jaxsparse as js, optax
+    >>> tx = js.transforms.static(optax.adam(1e-3), 0.5, seed=0)
+    >>> own = lambda grads, state, params: tx.update(grads, state, params)
+    >>> own = js.rules.attach_parts(own, js.rules.parts_of(tx))
+    >>> js.rules.parts_of(optax.GradientTransformation(tx.init, own)).seed
+    0
+  """
   # On the function: an optax transformation is a tuple of two functions and no more.
   update.parts = parts
   return update

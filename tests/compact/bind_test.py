@@ -167,3 +167,19 @@ def test_what_has_no_sparse_form_is_named():
     apply_fn({'params': values['conv']}, patterns['conv'], x)
   with pytest.raises(ValueError, match='patterns: another tree'):
     apply_fn({'params': values}, patterns['conv'], x)
+
+
+def test_growth_under_a_vmap_with_shared_weights_is_refused():
+  apply_fn = js.compact.bind(nn.Dense(2, use_bias=False))
+  weight = js.sparse.from_mask(jnp.ones((2, 2)), jnp.eye(2, dtype=bool))
+
+  def loss(values, patterns, x):
+    one = lambda x: apply_fn({'params': {'kernel': values}}, {'kernel': patterns}, x)
+    return jnp.sum(jax.vmap(one)(x))
+
+  with pytest.raises(ValueError, match='a vmap with shared weights'):
+    js.compact.grow_candidates(
+      lambda p, patterns, x: loss(p['kernel'], patterns['kernel'], x),
+      {'kernel': weight.values}, {'kernel': weight.pattern}, jnp.ones((3, 2)),
+      num={'kernel': 1},
+    )  # fmt: skip

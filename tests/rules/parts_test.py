@@ -83,3 +83,16 @@ def test_moments_are_found_reset_and_held():
   assert reset[0].mu['w'].tolist() == [1, 0] and reset[0].mu['b'].tolist() == [1, 1]
   held = js.rules.hold_moments(inner, params, state, ones, jnp.array(True))
   assert held[0].count == 1 and not held[0].nu['w'].any()
+
+
+def test_one_tree_is_repeated_over_fields_and_a_wrapper_passes_the_parts_on():
+  rule = js.core.MaskRule(init=lambda evidence: None, fields=lambda p: (p[0], p[1]))
+  params = ({'w': jnp.ones(2), 'b': jnp.ones(2)}, {'w': jnp.ones(2), 'b': 0.0}, 1.0)
+  # A node may be no array: that of a compact leaf is a pattern.
+  first, second, rest = js.rules.spread(rule, {'w': (1, 2), 'b': 'all'}, params)
+  assert (first['w'], second['w'], first['b']) == ((1, 2), (1, 2), 'all')
+  assert bool(second['b']) and bool(rest)
+  tx = js.transforms.static(optax.sgd(0.1), 0.5, seed=0)
+  own = js.rules.attach_parts(lambda *args: tx.update(*args), js.rules.parts_of(tx))
+  around = optax.GradientTransformation(tx.init, own)
+  assert js.rules.parts_of(around) is js.rules.parts_of(tx)

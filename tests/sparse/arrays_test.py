@@ -230,3 +230,23 @@ def test_values_of_another_length_are_refused():
     js.sparse.check(wrong, 'leaf')
   assert isinstance(array, js.sparse.SparseArray)
   assert isinstance(array.pattern, js.sparse.Pattern)
+
+
+@pytest.mark.parametrize('stack', [(), (3,)])
+def test_the_dense_view_of_what_is_held(stack):
+  """Shapes and flat indices, those of `np.flatnonzero`, blocks and stacks included."""
+  mask = np.repeat(np.random.default_rng(0).random((*stack, 6, 2)) < 0.5, 4, -1)
+  fmt = js.sparse.Format((6, 8), block=4)
+  make = lambda m: js.sparse.pattern_of(m, fmt, 12)
+  pattern = (jax.vmap(make) if stack else make)(jnp.asarray(mask))
+  assert js.sparse.is_pattern(pattern) and not js.sparse.is_pattern(mask)
+  values = jnp.ones((*stack, 48))
+  struct = js.sparse.dense_structs(
+    {'w': values, 'b': jnp.ones(2)}, {'w': pattern, 'b': jnp.ones((), bool)}
+  )
+  assert (struct['w'].shape, struct['b'].shape) == ((*stack, 6, 8), (2,))
+  counts = np.asarray(pattern.count).reshape(-1, 1) * 4
+  flat = np.asarray(js.sparse.flat_indices(pattern)).reshape(-1, 48)
+  assert flat.dtype == np.uint32
+  found = np.sort(flat[np.arange(48) < counts])
+  np.testing.assert_array_equal(found, np.flatnonzero(mask))
