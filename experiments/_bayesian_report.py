@@ -21,7 +21,8 @@ _HONESTY = (
   ' scaling on validation. Corrupted: the mean over all corruptions and severities.'
   ' AUROC in %, of telling images of no class by predictive entropy / mutual information'
   ' / energy. "Floats" are those that prediction needs: two per weight of a posterior,'
-  ' all members of an ensemble. Masked execution: sparsity saves no time here.'
+  ' all members of an ensemble. With masks, sparsity saves no time; execution=compact'
+  ' trains on nonzeros.'
 )
 
 

@@ -1,4 +1,4 @@
-"""How a method of `experiments/classify.py` runs: with masks, or on its nonzeros."""
+"""How a method of an experiment runs: with masks, or on its nonzeros."""
 
 from collections.abc import Callable
 import copy
@@ -10,7 +10,8 @@ from experiments import _settings
 import jaxsparse as js
 
 # What is sparse from the first step on, with masks whose size stays.
-_COMPACT = ('static', 'set', 'rigl')
+_COMPACT = ('static', 'set', 'rigl', 'ssvi', 'ssvi_released')
+_DENSE = (*_settings.BASELINES, 'mean_field')
 
 
 class Execution(NamedTuple):
@@ -31,10 +32,25 @@ class Execution(NamedTuple):
 
 def name_of(config, spec) -> str:
   """'compact' where the config asks for it and the method can, else 'masked'."""
-  if spec['transform'] in _settings.BASELINES:
+  how = spec['posterior'] if 'posterior' in spec else spec['transform']
+  if how in _DENSE:
     return 'dense'
-  asked = config.execution == 'compact' and spec['transform'] in _COMPACT
+  by_layer = spec.get('kwargs', {}).get('scope', 'layer') == 'layer'
+  asked = config.execution == 'compact' and how in _COMPACT and by_layer
   return 'compact' if asked else 'masked'
+
+
+def masks_of(opt_state):
+  """What a posterior's functions take: the masks, or the patterns."""
+  held = isinstance(opt_state, js.compact.CompactState)
+  return js.compact.get_patterns(opt_state) if held else js.get_masks(opt_state)
+
+
+def joined(params, opt_state):
+  """Deterministic params as the model takes them."""
+  if not isinstance(opt_state, js.compact.CompactState):
+    return params
+  return js.compact.join(params, js.compact.get_patterns(opt_state))
 
 
 def of_model(config, spec):

@@ -1,6 +1,7 @@
 """From what a config says to posteriors, their losses and their optimizers."""
 
 import copy
+import functools
 import types
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import _names, _settings
+from experiments import _execution, _names, _settings
 from experiments.configs import _bayesian_defaults
 import jaxsparse as js
 
@@ -93,6 +94,11 @@ def settings(config, spec) -> types.SimpleNamespace:
   """The config with what a method changes for itself, and a handler for its model."""
   changed = copy.deepcopy(config)
   changed.handler = handler(config)
+  if _execution.name_of(config, spec) == 'compact':
+    on_nonzeros, noisy = js.compact.handler(), changed.handler
+    if noisy is not None:
+      on_nonzeros = functools.partial(noisy, handler=on_nonzeros)
+    changed.handler = on_nonzeros
   for key, value in spec.get('settings', {}).items():
     if key == 'dropout':
       changed.model['options'] = {**changed.model['options'], 'dropout': value}
@@ -162,7 +168,7 @@ def loss(config, model, posterior, num_examples: int, num_steps: int):
     return logits, (logits, model_state)
 
   def deterministic(params, model_state, batch, key, state):
-    del state
+    params = _execution.joined(params, state.opt_state)
     inputs = batch['images'], model_state, key
     logits, (_, model_state) = forward(params, inputs)
     nll = -jnp.mean(log_likelihood(logits, _targets(batch)))
@@ -186,7 +192,7 @@ def loss(config, model, posterior, num_examples: int, num_steps: int):
   def variational(params, model_state, batch, key, state):
     model_key, noise_key = jax.random.split(key)
     inputs = batch['images'], model_state, model_key
-    masks = js.get_masks(state.opt_state)
+    masks = _execution.masks_of(state.opt_state)
     value, info = elbo(params, masks, (inputs, _targets(batch)), noise_key, state.step)
     logits, model_state = info.aux
     metrics = {'accuracy': _accuracy(logits, batch), 'nll': info.nll, 'kl': info.kl}

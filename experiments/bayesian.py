@@ -26,6 +26,7 @@ import numpy as np
 from experiments import (
   _bayesian_report,
   _commands,
+  _execution,
   _posteriors,
   _records,
   _regression,
@@ -59,6 +60,7 @@ class Method(NamedTuple):
     posterior: None for deterministic weights.
     init: `seed -> TrainState`.
     step_fn: the compiled step.
+    execution: with masks, or on its nonzeros.
     harvest: the steps after which the network is a member of the ensemble that the
       run ends as; the last step only, unless the method has cycles.
   """
@@ -69,6 +71,7 @@ class Method(NamedTuple):
   posterior: Any
   init: Any
   step_fn: Any
+  execution: _execution.Execution
   harvest: tuple[int, ...]
 
 
@@ -166,14 +169,16 @@ def build_method(config, spec, source: Source) -> Method:
     )
 
   # The state carries the mask's key, so the seed given here is never used to draw.
+  execution = _execution.build(config, spec, lambda seed: make_tx(seed)[1], init)
   step = js.training.make_step(
-    loss_fn, make_tx(0)[1], prepare=prepare, accumulate=config.accumulate,
+    loss_fn, execution.tx, prepare=prepare, accumulate=config.accumulate,
     sees_state=True,
   )  # fmt: skip
-  step_fn = js.training.shard_step(
-    step, execution=config.execution, scan=config.steps_per_call > 1
-  )
-  return Method(spec['name'], spec, model, posterior, init, step_fn, harvest)
+  how = 'pmap' if config.execution == 'compact' else config.execution
+  step_fn = js.training.shard_step(step, execution=how, scan=config.steps_per_call > 1)
+  return Method(
+    spec['name'], spec, model, posterior, init, step_fn, execution, harvest
+  )  # fmt: skip
 
 
 def train_one(config, method, seed, source, workdir, metrics) -> bool:
@@ -198,7 +203,8 @@ def train_one(config, method, seed, source, workdir, metrics) -> bool:
     if step % eval_every == 0 or step == source.num_steps:
       row = {k: float(np.mean(v)) for k, v in values.items() if k != 'finite'}
       row.update(method=method.name, seed=seed, step=step)
-      row.update(_posteriors.sigma_row(method.posterior, state))
+      dense = method.execution.dense(state)
+      row.update(_posteriors.sigma_row(method.posterior, dense))
       metrics.append(row)
       print(f'{label:>24} {_bayesian_report.progress(row)}', flush=True)
 
@@ -207,7 +213,7 @@ def train_one(config, method, seed, source, workdir, metrics) -> bool:
     open_dir(workdir / 'checkpoints' / label, keep=config.keep) as checkpoints,
   ):
     return js.training.run(
-      method.step_fn, method.init(seed),
+      method.step_fn, method.execution.start(method.init(seed)),
       lambda step: datasets.batch_indices(num_train, config.batch_size, step, seed),
       source.num_steps, data=source.train,
       steps_per_call=per_call if per_call > 1 else None, checkpoints=checkpoints,
@@ -221,8 +227,9 @@ def load_members(config, method: Method, seed, workdir) -> list:
   identity = _report.identity(_settings.plain(config), method.name, seed)
   path = workdir / 'members' / f'{method.name}-{seed}'
   with js.checkpoint.open_dir(path, keep=len(method.harvest), config=identity) as store:
-    template = method.init(seed)
-    return [store.restore(template, step=step).state for step in store.steps()]
+    template = method.execution.start(method.init(seed))
+    states = [store.restore(template, step=step).state for step in store.steps()]
+    return [method.execution.dense(state) for state in states]
 
 
 def prediction_fn(config, method: Method, source: Source):

@@ -148,8 +148,8 @@ def build_method(config, spec, source: Source) -> Method:
     return {'images': images, 'labels': train_split['labels'][indices]}
 
   def loss_fn(params, model_state, batch, key, state=None):
-    if state is not None and execution.name == 'compact':
-      params = js.compact.join(params, js.compact.get_patterns(state.opt_state))
+    if state is not None:
+      params = _execution.joined(params, state.opt_state)
     logits, model_state = model.apply(
       params, model_state, batch['images'], train=True, key=key
     )

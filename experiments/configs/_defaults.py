@@ -45,8 +45,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.keep = 2
 
   # How it runs: `steps_per_call` steps are one call, without a return to Python.
-  # 'pmap', 'shard_map' or 'jit'; 'compact' is pmap with static, SET and RigL on their
-  # nonzeros (experiments/classify.py).
+  # 'pmap', 'shard_map' or 'jit'; 'compact' is pmap with static, SET, RigL and SSVI on
+  # their nonzeros.
   config.execution = 'pmap'
   config.steps_per_call = 1
   config.timing_rounds = 7

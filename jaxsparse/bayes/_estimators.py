@@ -171,7 +171,9 @@ def _local(product, apply, weight, x):
   mean = apply(x, weight.mu)
   square = x if product.kind == 'embed' else x * x
   variance = apply(square, _map_values(lambda s: s * s, weight.sigma))
-  noise = jax.random.normal(weight.key, mean.shape, mean.dtype)
+  # In the layout of what it is added to, or every layer would be copied.
+  held = isinstance(weight.mu, sparse.SparseArray) and product.kind == 'dot'
+  noise = _noise.normal(weight.key, mean.shape, mean.dtype, feature_major=held)
   return mean + _sqrt(variance) * noise
 
 

@@ -47,7 +47,7 @@ def active(mask):
   if not is_held(mask):
     return mask
   pattern = plain(mask)
-  shape = pattern.inputs.shape[:-1] + (pattern.capacity * pattern.format.block,)
+  shape = pattern.stack + (pattern.capacity * pattern.format.block,)
   places = lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
   return places < (pattern.count * np.int32(pattern.format.block))[..., None]
 

@@ -8,6 +8,7 @@ from jaxsparse.native._library import (
   why_not,
   without,
 )
+from jaxsparse.native._normal import can_index, normal
 from jaxsparse.native._select import can_select, select
 from jaxsparse.native._sort import argsort
 from jaxsparse.native._top import top_indices
@@ -16,8 +17,10 @@ __all__ = (
   'CALLS',
   'argsort',
   'available',
+  'can_index',
   'can_select',
   'instruction_set',
+  'normal',
   'select',
   'stays_whole',
   'top_indices',

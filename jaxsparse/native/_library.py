@@ -23,6 +23,7 @@ _TARGETS = {
   'jaxsparse_conv_backward_x': 'JaxsparseConvBackwardX',
   'jaxsparse_conv_forward': 'JaxsparseConvForward',
   'jaxsparse_forward': 'JaxsparseForward',
+  'jaxsparse_normal': 'JaxsparseNormal',
   'jaxsparse_select': 'JaxsparseSelect',
   'jaxsparse_take': 'JaxsparseTake',
   'jaxsparse_take_backward': 'JaxsparseTakeBackward',

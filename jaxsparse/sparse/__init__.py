@@ -4,7 +4,7 @@ from jaxsparse.sparse._arrays import SparseArray, from_mask, to_dense
 from jaxsparse.sparse._backends import choose_backend
 from jaxsparse.sparse._check import check
 from jaxsparse.sparse._conv import conv
-from jaxsparse.sparse._dense_view import dense_structs, flat_indices, is_pattern
+from jaxsparse.sparse._dense_view import dense_structs, flat_indices
 from jaxsparse.sparse._formats import Format, choose_format, format_of
 from jaxsparse.sparse._matmul import matmul, take
 from jaxsparse.sparse._nm import NMPattern

@@ -10,24 +10,13 @@ import numpy as np
 from jaxsparse.sparse import _patterns
 
 
-def is_pattern(node) -> bool:
-  """Whether a node of a tree is a `Pattern`: for `is_leaf`.
-
-  Example:
-    >>> import jax.numpy as jnp, jaxsparse as js
-    >>> js.sparse.is_pattern(jnp.ones(3, bool))
-    False
-  """
-  return isinstance(node, _patterns.Pattern)
-
-
-def dense_structs(values, patterns, is_leaf=is_pattern):
+def dense_structs(values, patterns, is_leaf=_patterns.is_pattern):
   """The shapes and dtypes that the leaves of a tree have when they are dense.
 
   Args:
     values: a tree of arrays, vectors of values where there is a pattern.
     patterns: a tree of the same structure; what is no pattern marks a dense leaf.
-    is_leaf: what counts as a pattern; it has `inputs` and `format`.
+    is_leaf: what counts as a pattern; it has a `stack` and a `format`.
 
   Returns:
     A tree of `jax.ShapeDtypeStruct`.
@@ -41,7 +30,7 @@ def dense_structs(values, patterns, is_leaf=is_pattern):
   leaves, treedef = jax.tree.flatten(values)
   nodes = jax.tree.leaves(patterns, is_leaf=is_leaf)
   shapes = [
-    p.inputs.shape[:-1] + p.format.shape if is_leaf(p) else v.shape
+    p.stack + p.format.shape if is_leaf(p) else v.shape
     for v, p in zip(leaves, nodes, strict=True)
   ]
   structs = [jax.ShapeDtypeStruct(s, v.dtype) for s, v in zip(shapes, leaves)]
@@ -64,7 +53,7 @@ def flat_indices(pattern: _patterns.Pattern) -> jax.Array:
     >>> js.sparse.flat_indices(pattern).tolist()
     [0, 4, 8]
   """
-  fmt, stack = pattern.format, pattern.inputs.shape[:-1]
+  fmt, stack = pattern.format, pattern.stack
 
   def one(pattern, start):
     inputs, outputs, _ = _patterns.places(pattern)

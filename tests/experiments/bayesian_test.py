@@ -95,6 +95,19 @@ def test_a_run_ends_in_figures_and_goes_on_where_it_was(tmp_path):
   assert again.returncode == 0, again.stderr
   assert _rows(workdir / 'results.csv')[-1] == rows[1]
 
+  # On nonzeros the same posterior is trained, with the same noise.
+  compact = tmp_path / 'compact'
+  run = _run(
+    tmp_path, f'--workdir={compact}', '--config.execution=compact',
+    '--config.only=ssvi',
+  )  # fmt: skip
+  assert run.returncode == 0, run.stderr
+  for row, wanted in zip(_rows(compact / 'results.csv'), rows[:2], strict=True):
+    for column in ('active_weights', 'stored_floats'):
+      assert row[column] == wanted[column]
+    for column in ('nll', 'accuracy', 'mean_nll'):
+      assert abs(float(row[column]) - float(wanted[column])) < 0.02
+
 
 def _config(*methods, **changes):
   config = _bayesian_defaults.get_config()

@@ -131,6 +131,10 @@ struct Kernels {
   // mask = key > level or (key == level and hash >= last_hash), one byte each.
   void (*write_mask)(const Scores&, int64_t begin, int64_t end, uint32_t level,
                      uint32_t last_hash, bool any_tie, uint8_t* mask);
+
+  // Normal numbers of n indices; where that is null, of first, first + step, ...
+  void (*normal)(const uint32_t* key, const uint32_t* index, uint32_t first,
+                 uint32_t step, int64_t n, float* out);
 };
 
 // The best table for this machine, or the one that JAXSPARSE_NATIVE names.

@@ -4,6 +4,7 @@
 #include "conv.h"
 #include "kernels.h"
 #include "matmul.h"
+#include "normal.h"
 #include "select.h"
 
 namespace jaxsparse {
@@ -14,7 +15,7 @@ constexpr Kernels table(const char* name) {
       name,          kWidth,        kForwardVectors, kBlockVectors, kBackwardVectors,
       forward,       backward,      forward_vector,  conv_forward,  conv_backward,
       pack_lanes,    unpack_lanes,  largest_index,   keys,          count,
-      write_mask,
+      write_mask,    normal,
   };
 }
 
