@@ -5,7 +5,8 @@
 The network, the batch and the harness of compact_step.py. One jitted step: a draw, the
 negative ELBO, gradients, Adam on mu and on rho. Each compact row is compared with dense
 mean-field VI of its own estimator: 'draw' is one draw of the weights, 'local' local
-reparametrisation. 'rewiring' is the step in a hundred that moves the subspace, without
+reparametrisation. Both draw by the kernel of js.native.normal, 'XLA draw' by
+jax.random.normal. 'rewiring' is the step in a hundred that moves the subspace, without
 a dense gradient. State: values, moments and patterns, in bytes. All variants are
 interleaved in one process.
 """
@@ -93,6 +94,11 @@ def variants(args, percent, batch):
     for how in wanted:
       step = make_step(model, posterior, ESTIMATORS[how], batch)
       rows[f'{name}, {how}'] = step(*made)
+    if posterior.rule is None:
+      step = make_step(model, posterior, ESTIMATORS['draw'], batch)(*made)
+      rows['mean field, XLA draw'] = step
+      with js.native.without():
+        step()  # What is traced here draws without the kernel.
   return rows, sizes['mean field'] / sizes['ssvi']
 
 

@@ -66,8 +66,7 @@ def negative_elbo(
   Returns:
     `elbo(params, masks, batch, key, step) -> (loss, Info)` with `batch = (inputs,
     targets)`, and on nonzeros `masks = js.compact.get_patterns(opt_state)`; to be
-    differentiated with respect to the Gaussian `params`. Under a device
-    axis fold `jax.lax.axis_index` into the key, as `js.training.make_step` does: then
+    differentiated with respect to the Gaussian `params`. Under a device axis fold `jax.lax.axis_index` into the key, as `js.training.make_step` does: then
     replicas draw different noise, and masks, decided after the mean of the gradients,
     are equal.
 
@@ -115,10 +114,8 @@ def negative_elbo(
     if samples == 1:
       nll, aux = draw(params, masks, batch, key)
     else:
-      keys, one = (
-        jax.random.split(key, samples),
-        lambda k: draw(params, masks, batch, k)[0],
-      )
+      one = lambda key: draw(params, masks, batch, key)[0]
+      keys = jax.random.split(key, samples)
       held = any(map(_held.is_held, _held.nodes(masks)))
       # Products of nonzeros have no batch of weights, and growth counts their calls.
       drawn = jnp.stack([one(k) for k in keys]) if held else jax.vmap(one)(keys)

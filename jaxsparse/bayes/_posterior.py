@@ -62,8 +62,9 @@ class Posterior(NamedTuple):
     noisy: `(params, masks, key, method) -> tree` for a model that was bound with
       `js.bayes.noisy_product`: its Bayesian kernels are `js.bayes.Noisy` nodes, all
       other Bayesian leaves are sampled.
-    prune: `(params, masks, keep) -> (params, masks)`, not on nonzeros: keeps this share of the active
-      weights of every pruned leaf, those with the largest signal-to-noise ratio.
+    prune: `(params, masks, keep) -> (params, masks)`: keeps this share of the active
+      weights of every pruned leaf, those with the largest signal-to-noise ratio. Not on
+      nonzeros.
     rule: what decides on the masks; None for a dense posterior.
     when: `step -> bool`, when it does.
     seed: of the random masks.

@@ -25,7 +25,7 @@ def can_index(key: jax.Array) -> bool:
     False
   """
   is_threefry = str(jax.random.key_impl(key)) == 'threefry2x32'
-  return is_threefry and jax.config.jax_threefry_partitionable
+  return is_threefry and getattr(jax.config, 'jax_threefry_partitionable', True)
 
 
 def normal(

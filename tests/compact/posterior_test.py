@@ -243,6 +243,32 @@ def test_one_rewiring_of_every_kind(kwargs):
   _same((dense, dense_state), (params, state), rtol=1e-4, atol=1e-6)
 
 
+def test_stacked_layers_rewire_each_with_a_rho_of_its_own():
+  leaf = js.Leaf('kernel', (3, 6, 8), jnp.dtype('float32'), (0,), (1,), (2,))
+  posterior = js.bayes.ssvi(
+    0.5, seed=0, when=js.schedules.always, drop_fraction=0.5,
+    growth=js.criteria.random, leaves={'kernel': leaf},
+  )  # fmt: skip
+  tree = {'kernel': jax.random.normal(jax.random.key(0), leaf.shape)}
+  (tx, params, state), (compact_tx, values, compact_state) = _start(posterior, tree)
+  drawn = jax.random.normal(jax.random.key(1), leaf.shape)
+  rho = {'kernel': jnp.where(state.masks['kernel'], drawn, 0.0)}
+  params = params._replace(rho=rho)
+  _, values, compact_state = js.compact.convert(tx, params, state)
+  still = lambda tx, params, state: tx.update(
+    jax.tree.map(jnp.zeros_like, params), state, params
+  )
+  updates, state = jax.jit(functools.partial(still, tx))(params, state)
+  params = optax.apply_updates(params, updates)
+  updates, compact_state = jax.jit(functools.partial(still, compact_tx))(
+    values, compact_state
+  )
+  values = optax.apply_updates(values, updates)
+  _, dense, dense_state = js.compact.densify(compact_tx, values, compact_state)
+  _same((dense, dense_state), (params, state), rtol=1e-5, atol=1e-6)
+  assert np.unique(np.asarray(state.memory.rho[0])).size == 3
+
+
 @pytest.mark.parametrize(
   ('kwargs', 'match'),
   [
