@@ -98,16 +98,17 @@ def plots(workdir, config, results) -> dict[str, str]:
     shown['learning_curves.png'] = 'PSNR on validation over steps'
   for name in config.tests:
     column = f'{name}/psnr_y_border{config.scale}'
+    shown_as = f'{column} (dB)'
     rows = [
       {
         'method': _names.way(row['method'], float(row['target_sparsity'])),
         'sparsity': row['target_sparsity'],
-        column: row[column],
+        shown_as: row[column],
       }
       for row in results
     ]
     file_name = f'psnr_vs_sparsity_{name}.png'
-    js.plots.accuracy_vs_sparsity(rows, workdir / file_name, y=column)
+    js.plots.accuracy_vs_sparsity(rows, workdir / file_name, y=shown_as)
     shown[file_name] = f'PSNR on {name} over sparsities'
   return shown
 
