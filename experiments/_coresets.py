@@ -25,7 +25,8 @@ class Evidence(NamedTuple):
     logits, probs: (N, C) of the trained proxy, in inference mode, not augmented.
     features: (N, H), what its last layer multiplies.
     labels: int (N,).
-    forgetting: `js.data.ForgettingState`, of the predictions after each epoch.
+    forgetting, aum: `js.data.ForgettingState` and `AumState`, of all records after each
+      epoch.
     held: `(logits, labels, features)` of the validation records; of the training
       records where there are none.
   """
@@ -35,6 +36,7 @@ class Evidence(NamedTuple):
   features: Any
   labels: Any
   forgetting: Any
+  aum: Any
   held: tuple[Any, Any, Any]
 
   @property
@@ -60,7 +62,7 @@ def _glister(e: Evidence, size, seed, learning_rate=0.1):
 
 
 def _ccs(e: Evidence, size, seed, hard_cutoff=0.3):
-  scores = js.data.el2n(e.probs, e.labels)
+  scores = js.data.aum_scores(e.aum)
   return js.data.ccs(scores, size, hard_cutoff=hard_cutoff, seed=seed)
 
 
@@ -164,20 +166,21 @@ class Coresets:
     init, epoch, outputs = self._programs
     state, placed = init(seed), jax.tree.map(jnp.asarray, plan)
     forgetting = js.data.forgetting_init(len(labels))
-    everyone = jnp.arange(len(labels))
+    aum, everyone = js.data.aum_init(len(labels)), jnp.arange(len(labels))
+    labels = self._train['labels']
     for number in range(config.proxy_epochs):
       state = epoch(state, placed, self._train, number * plan.steps_per_round)
       logits, features = _whole(outputs, state, self._train['images'])
-      forgetting = js.data.forgetting_update(
-        forgetting, everyone, jnp.argmax(logits, -1) == self._train['labels']
-      )
-    held = logits, self._train['labels'], features
+      correct = jnp.argmax(logits, -1) == labels
+      forgetting = js.data.forgetting_update(forgetting, everyone, correct)
+      aum = js.data.aum_update(aum, everyone, logits, labels)
+    held = logits, labels, features
     if len(self._data.validation[1]):
       images, held_labels = self._data.validation
       held_logits, held_features = _whole(outputs, state, jnp.asarray(images))
       held = held_logits, jnp.asarray(held_labels), held_features
     probs = jax.nn.softmax(logits)
-    return Evidence(logits, probs, features, self._train['labels'], forgetting, held)
+    return Evidence(logits, probs, features, labels, forgetting, aum, held)
 
 
 def _run(work):
