@@ -195,13 +195,23 @@ def _grain_batches(config, plan, source, start):
   return batches
 
 
-def take(batch, data) -> dict[str, jax.Array]:
-  """Images, labels and weights of a batch, inside a step, from either back end."""
-  if 'slots' not in batch:
+def take(batch, data, shares: bool = False) -> dict[str, jax.Array]:
+  """Images, labels and weights of a batch, inside a step, from either back end.
+
+  Args:
+    batch: of `Feed.batches`.
+    data: of `Feed.data`.
+    shares: whether the weights are divided by their mean over the batch.
+
+  Returns:
+    The batch, as `_posteriors.loss` wants it.
+  """
+  if 'slots' in batch:
+    indices, weights = data['plan'].at(batch['slots'])
+    images, labels = data['images'][indices], data['labels'][indices]
+    batch = {'images': images, 'labels': labels, 'weights': weights}
+  if not shares:
     return batch
-  indices, weights = data['plan'].at(batch['slots'])
-  return {
-    'images': data['images'][indices],
-    'labels': data['labels'][indices],
-    'weights': weights,
-  }
+  # GradMatch gives some records no weight at all, perhaps those of a whole batch.
+  mean = jnp.maximum(jnp.mean(batch['weights']), 1e-9)
+  return {**batch, 'weights': batch['weights'] / mean}

@@ -137,8 +137,11 @@ def build_method(config, spec, source: Source) -> Method:
   lengths = (plan.total_steps,)
   posterior, _ = _posteriors.optimizer(settings, spec, 0, lengths)
 
+  # A record that stands for a hundred others would make a step a hundred times as long.
+  shares = spec.get('select') in _coresets.WEIGHTED
+
   def prepare(batch, data, key):
-    batch = _plans.take(batch, data)
+    batch = _plans.take(batch, data, shares)
     images = datasets.augment(key, batch['images'], **config.augment)
     return {
       **batch, 'images': datasets.normalize(images, source.data.mean, source.data.std),

@@ -200,6 +200,13 @@ def test_both_back_ends_feed_the_same_examples_from_any_step():
   assert take._cache_size() == 2
 
 
+def test_weights_of_a_coreset_are_shares_of_the_batch():
+  batch = {'labels': 0, 'weights': jnp.array([1.0, 3.0, 0.0, 4.0])}
+  shares = _plans.take(batch, None, shares=True)['weights']
+  assert shares.tolist() == [0.5, 1.5, 0.0, 2.0]
+  assert _plans.take(batch, None) is batch
+
+
 def test_one_program_serves_all_seeds_of_a_method():
   images = np.zeros((400, 1, 1, 1), np.uint8)
   arrays = {'images': jnp.asarray(images), 'labels': jnp.asarray(LABELS)}
