@@ -5,6 +5,11 @@ r"""RS2 on the digits of scikit-learn: 1, 5, 10 and 30 % of the data in a round,
         --config=experiments/configs/data_subset_digits.py:0.1
 
 `:0.1` instead of `:all`, the default, runs one ratio.
+
+Time: 3.5 minutes of a core of an AMD EPYC (Zen 4), more than half of them to compile. Test
+accuracy over 6 seeds at 1, 5, 10 and 30 %: RS2, which is the short full schedule, 96.95,
+97.61, 97.65 and 97.84 %; a fixed random subset 55.45, 85.59, 89.39 and 94.79 %; all data
+97.84 %. The best coreset at 10 % is k-center greedy, 92.44 ± 0.70 %.
 """
 
 from experiments.configs import _data_subset, _data_subset_defaults

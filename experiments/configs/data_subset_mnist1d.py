@@ -5,6 +5,11 @@ r"""RS2 on MNIST-1D: 1, 5, 10 and 30 % of 4,000 signals in a round, 200 rounds.
 
 `:0.1` instead of `:all`, the default, runs one ratio. The signals are computed by the
 package `mnist1d`; nothing is downloaded.
+
+Time: 5 minutes of a core of an AMD EPYC (Zen 4). Test accuracy over 6 seeds at 1, 5, 10 and
+30 %: RS2, which is the short full schedule, 46.27, 61.23, 65.75 and 67.90 %; a fixed random
+subset 20.22, 26.40, 32.55 and 49.90 %; all data 68.82 %. The best coreset at 10 % is
+facility location, 36.33 ± 2.16 %.
 """
 
 from experiments.configs import _data_subset, _data_subset_defaults
