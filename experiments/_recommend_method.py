@@ -226,11 +226,20 @@ def sizes(shipped: dict) -> dict[str, int]:
   }
 
 
-def as_shipped(method: Method, params):
-  """The parameters as somebody who loads what is shipped sees them."""
-  if not method.spec['transform'].endswith('fp16'):
-    return params
-  return jax.tree.map(lambda x: x.astype(jnp.float16).astype(x.dtype), params)
+def evaluate_shipped(config, method: Method, params, shipped, source: Source) -> dict:
+  """The metrics of the test items, of what somebody has who loads what is shipped.
+
+  Two packed tables that are multiplied are ranked as they are, without being unpacked.
+  """
+  tables = [shipped.get(f'{name}/embedding') for name in ('user', 'item')]
+  packed = all(isinstance(x, _packed.PackedRows) for x in tables)
+  if packed and method.model.vectors is not None and 'graph' not in source.train:
+    score = lambda tables, data, users, known: _packed.scores(*tables, users)
+    evaluate = _ranking.evaluator(score, source.split.num_items, config.ks)
+    return evaluate(tables, {}, source.test)
+  if method.spec['transform'].endswith('fp16'):
+    params = jax.tree.map(lambda x: x.astype(jnp.float16).astype(x.dtype), params)
+  return method.evaluate(params, source.train, source.test)
 
 
 def density_of(method, state) -> float:

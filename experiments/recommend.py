@@ -152,17 +152,16 @@ def test_row(config, method, seed, source, state, checkpoints) -> dict:
   """The one look at the test items, with what the chosen tables hold and cost."""
   if checkpoints.best_step() is not None:
     state = checkpoints.restore(state, step=checkpoints.best_step()).state
-  params = _recommend_method.as_shipped(method, state.params)
-  chosen = method.evaluate(params, source.train, source.validation)[config.select_by]
+  chosen = method.evaluate(state.params, source.train, source.validation)
   shipped = _recommend_method.stored(method, state.params, state.opt_state)
   return dict(
-    method.evaluate(params, source.train, source.test),
+    _recommend_method.evaluate_shipped(config, method, state.params, shipped, source),
     method=method.name, seed=seed, step=int(state.step), split=source.split.digest,
-    target_sparsity=_settings.final_sparsity(method.spec), chosen_by=chosen,
+    target_sparsity=_settings.final_sparsity(method.spec),
+    chosen_by=chosen[config.select_by],
     density=_recommend_method.density_of(method, state),
-    **_recommend_method.sizes(shipped),
-    propagated_density=_recommend_method.propagated_density(method, params, source),
-    **_report.held_bytes(state),
+    propagated_density=_recommend_method.propagated_density(method, state.params, source),
+    **_recommend_method.sizes(shipped), **_report.held_bytes(state),
   )  # fmt: skip
 
 

@@ -11,8 +11,8 @@ def get_config():
   config.name = 'synthetic_low_rank'
   config.model = dict(name='MF', options=dict(features=16))
   config.batch_size = 512
-  config.num_steps = 600
+  config.num_steps = 400
   config.eval_every = 100
   config.methods = _recommend.methods((0.75,), interval=20, features=16)
-  config.seeds = (0, 1, 2)
+  config.seeds = (0, 1)
   return config

@@ -47,9 +47,10 @@ def load_ratings(name: str, data_dir: str | None = None) -> Ratings:
   A pair that comes again in a file counts once, as it came first.
 
   Args:
-    name: 'synthetic_low_rank' (`low_rank_ratings`), 'ml-100k', 'ml-1m', 'gowalla', or
-      `file:PATH`.
-    data_dir: where `ml-100k/ml-100k.inter` and so on lie.
+    name: 'synthetic_low_rank' (`low_rank_ratings`), 'ml-100k', 'ml-1m', 'gowalla',
+      `file:PATH`, or `tfds:NAME`, a prepared set of TFDS such as
+      'tfds:movielens/100k-ratings'.
+    data_dir: where `ml-100k/ml-100k.inter` and so on, or TFDS's sets, lie.
 
   Returns:
     `Ratings`. Formats are told by the file: `.inter` has tab-separated columns under a
@@ -70,10 +71,12 @@ def load_ratings(name: str, data_dir: str | None = None) -> Ratings:
     return low_rank_ratings()
   if name.startswith('file:'):
     return read_ratings(name.removeprefix('file:'), name)
+  if name.startswith('tfds:'):
+    return _indexed(name, _prepared(name.removeprefix('tfds:'), data_dir), name)
   if name not in _FILES:
     raise ValueError(
       f'unknown rating set {name!r}; wanted one of {", ".join(RATING_SETS)}, or'
-      ' file:PATH.'
+      ' file:PATH, or tfds:NAME.'
     )
   if data_dir is None:
     raise ValueError(f'--data_dir: wanted the folder with {_FILES[name][0]}.')
@@ -164,6 +167,29 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
   for number, line in enumerate(text.splitlines(), 1):
     if line.strip():
       yield number, line
+
+
+def _prepared(name: str, data_dir) -> Iterator[_Row]:
+  """Rows of a MovieLens set that TFDS has prepared as array_record."""
+  import tensorflow_datasets as tfds
+
+  try:
+    source = tfds.data_source(name, split='train', data_dir=data_dir, download=False)
+  except Exception as error:  # TFDS has a type for every way not to find a set.
+    raise ValueError(
+      f'--data_dir: {data_dir} has no {name} that was prepared as array_record ({error}).'
+      " Once, where TensorFlow is: tfds.builder(name, file_format='array_record')"
+      '.download_and_prepare().'
+    ) from error
+  text = lambda x: x.decode() if isinstance(x, bytes) else str(x)
+  for number, row in enumerate(source, 1):
+    try:
+      ids = text(row['user_id']), text(row['movie_id'])
+      yield *ids, float(row['user_rating']), float(row['timestamp']), number
+    except KeyError as error:
+      raise ValueError(
+        f'{name}: no {error} in it; wanted user_id, movie_id, user_rating and timestamp.'
+      ) from error
 
 
 def _inter(path: pathlib.Path) -> Iterator[_Row]:

@@ -14,7 +14,6 @@ import pytest
 
 from experiments import (
   _packed,
-  _ranking,
   _recommend_method,
   _recommend_report,
   _recommend_sparsity,
@@ -81,13 +80,21 @@ def test_what_is_shipped_ranks_as_what_was_trained(source):
   method = _recommend_method.build(config, _spec('dsl_25'), source)
   state = method.init(0, source.train)
   shipped = _recommend_method.stored(method, state.params, state.opt_state)
-  user, item = (shipped[f'{n}/embedding'] for n in ('user', 'item'))
-  packed = _ranking.evaluator(
-    lambda params, data, users, known: _packed.scores(*params, users), 80, config.ks
-  )
+  assert all(isinstance(x, _packed.PackedRows) for x in shipped.values())
   wanted = method.evaluate(state.params, source.train, source.test)
-  got = packed((user, item), {}, source.test)
+  got = _recommend_method.evaluate_shipped(config, method, None, shipped, source)
   assert got == pytest.approx(wanted, abs=1e-6)
+
+
+def test_halves_are_ranked_as_halves(source):
+  config = _config()
+  method = _recommend_method.build(config, _spec('narrow_bytes_fp16_25'), source)
+  params = method.init(0, source.train).params
+  # Beyond what a half can hold: all scores become NaN or infinite.
+  params = jax.tree.map(lambda x: jnp.abs(x) + 1e5, params)
+  whole = method.evaluate(params, source.train, source.test)
+  got = _recommend_method.evaluate_shipped(config, method, params, {}, source)
+  assert got != whole
 
 
 def test_rows_of_hashed_tables_are_as_many_as_asked_for():

@@ -107,6 +107,32 @@ def test_sets_that_are_not_there(name, data_dir, message):
     datasets.load_ratings(name, data_dir)
 
 
+def test_a_prepared_set_of_tfds(monkeypatch):
+  tfds = pytest.importorskip('tensorflow_datasets')
+  rows = [
+    dict(user_id=b'7', movie_id=b'a', user_rating=np.float32(3), timestamp=np.int64(9)),
+    dict(user_id=b'5', movie_id=b'a', user_rating=np.float32(4), timestamp=np.int64(8)),
+  ]
+  given = {}
+  monkeypatch.setattr(
+    tfds, 'data_source', lambda name, **kwargs: given.update(kwargs, name=name) or rows
+  )
+  ratings = datasets.load_ratings('tfds:movielens/100k-ratings', '/data')
+  assert _plain(ratings) == [('7', 'a', 3.0, 9.0), ('5', 'a', 4.0, 8.0)]
+  assert given['name'] == 'movielens/100k-ratings' and given['data_dir'] == '/data'
+  del rows[1]['timestamp']
+  with pytest.raises(ValueError, match="no 'timestamp' in it"):
+    datasets.load_ratings('tfds:movielens/100k-ratings', '/data')
+
+
+def test_a_set_that_tfds_has_not_prepared(tmp_path):
+  pytest.importorskip('tensorflow_datasets')
+  with pytest.raises(
+    ValueError, match='has no movielens/100k-ratings that was prepared'
+  ):
+    datasets.load_ratings('tfds:movielens/100k-ratings', str(tmp_path))
+
+
 def test_names_find_their_files(tmp_path):
   _written(tmp_path, 'ml-1m/ratings.dat', '1::2::3::4\n1::3::3::4\n')
   assert datasets.load_ratings('ml-1m', str(tmp_path)).name == 'ml-1m'
