@@ -97,8 +97,11 @@ def scores(user: PackedRows, item: PackedRows, users) -> jax.Array:
     float32 (B, items).
   """
   dense = unpack(user, users)
+  # In int32: sums of short counts would overflow.
   row = jnp.repeat(
-    jnp.arange(len(item.counts)), item.counts, total_repeat_length=len(item.values)
+    jnp.arange(len(item.counts)),
+    item.counts.astype(jnp.int32),
+    total_repeat_length=len(item.values),
   )
   terms = dense.T[item.columns.astype(jnp.int32)] * item.values[:, None].astype(
     jnp.float32

@@ -200,18 +200,18 @@ def _best_of_rows(active, drop, floor: int):
 def _pooled(leaves, old, drop, grow, fraction, guards, share):
   """`({name: survivors}, {name: new count})` when all leaves are one pool."""
   total = sum(core.count_true(old[name]) for name in leaves)
-  worth, best, safe = {}, {}, jnp.zeros((), jnp.int32)
+  worth, safe = {}, jnp.zeros((), jnp.int32)
   for name, leaf in leaves.items():
     worth[name] = masks_lib.exclude(~old[name], drop[name])
     top = guards.get(name)
     if top is None:
       # No leaf is emptied: its best weight ranks above all.
       top = masks_lib.top_k_mask(worth[name], 1, tuple(range(len(leaf.shape))))
-    worth[name] = best[name] = masks_lib.lift(top, worth[name])
+    worth[name] = masks_lib.lift(top, worth[name])
     safe = safe + core.count_true(top)
   spare = jnp.maximum(total - safe, 0)
   gone = jnp.minimum(share(fraction, total), spare)
-  left = masks_lib.threshold_counts(best, total - gone)
+  left = masks_lib.threshold_counts(worth, total - gone)
   unstructured = masks_lib.Unstructured()
   alive = {
     n: unstructured.survivors(leaf, worth[n], left[n]) & old[n]

@@ -146,9 +146,10 @@ def test_packed_rows_are_the_table_in_as_many_bytes(columns, dtypes):
 
 
 def test_top_k_straight_from_packed_rows():
-  (user, _), (item, _) = _sparse(12, 8), _sparse(40, 8, seed=1)
+  (user, _), (item, _) = _sparse(12, 8), _sparse(400, 8, seed=1)
+  assert (item != 0).sum() > 256  # More than the counts can count.
   packed = _packed.pack(user), _packed.pack(item)
-  users, known = jnp.array([3, 0, 11]), jnp.array([[5, 6], [40, 40], [0, 40]])
+  users, known = jnp.array([3, 0, 11]), jnp.array([[5, 6], [400, 400], [0, 400]])
   got = jax.jit(_packed.scores)(*packed, users)
   np.testing.assert_allclose(got, user[np.array(users)] @ item.T, rtol=1e-5, atol=1e-5)
   best = _ranking.top_k(got, known, 5)
