@@ -254,7 +254,8 @@ def test_weights_multiply_the_losses_of_their_examples():
   loss = _posteriors.loss(config, model, None, 10, 10)
   batch = {'images': jnp.array([[1.0, 0.0], [0.0, 2.0]]), 'labels': jnp.array([0, 0])}
   params, losses = jnp.eye(2), np.log(1 + np.exp([-1.0, 2.0]))
-  value = lambda batch: float(loss(params, (), batch, None, None)[0])
+  state = types.SimpleNamespace(opt_state=())
+  value = lambda batch: float(loss(params, (), batch, None, state)[0])
   assert value(batch) == pytest.approx(losses.mean(), rel=1e-6)
   batch['weights'] = jnp.array([0.5, 3.0])
   assert value(batch) == pytest.approx((losses @ [0.5, 3.0]) / 2, rel=1e-6)
