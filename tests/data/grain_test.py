@@ -111,7 +111,7 @@ def test_grains_own_state_goes_on_too_and_our_fingerprint_guards_it():
     js.data.check_resume(other, saved)
 
 
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.long)])
 def test_a_record_that_cannot_be_read_is_named(workers):
   plan = PLANS['rs2']
   broken = int(plan.batch(3)[0][2])
