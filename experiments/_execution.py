@@ -91,12 +91,12 @@ def build(config, spec, make_tx, init) -> Execution:
 def backends(state, batch_size: int) -> str:
   """Who computes the product of each leaf that is held as its nonzeros."""
   patterns = js.compact.get_patterns(state.opt_state)
-  is_pattern = lambda x: isinstance(x, js.sparse.Pattern)
+  is_pattern = js.sparse.is_pattern
   names, leaves, _ = js.core.named_leaves(patterns, is_leaf=is_pattern)
   found = {n: p for n, p in zip(names, leaves) if is_pattern(p)}
   chosen = {}
   for name, pattern in found.items():
     product = 'conv' if len(pattern.format.shape) == 4 else 'matmul'
-    one = jax.tree.map(lambda x: x[0], pattern) if pattern.inputs.ndim > 1 else pattern
+    one = jax.tree.map(lambda x: x[0], pattern) if pattern.stack else pattern
     chosen[name] = js.sparse.choose_backend(one, batch_size, product)
   return ', '.join(f'{name}: {backend}' for name, backend in chosen.items())

@@ -67,7 +67,7 @@ class Tapped:
 
 def is_pattern(x) -> bool:
   """Whether a node of a tree of patterns is that of one leaf."""
-  return isinstance(x, (sparse.Pattern, Tapped))
+  return sparse.is_pattern(x) or isinstance(x, Tapped)
 
 
 def with_taps(handler: Callable) -> Callable:
@@ -133,7 +133,7 @@ def captured(
   jax.eval_shape(lambda: loss_fn(bare))
   calls = {name: tuple(log.calls) for name, log in logs.items()}
   probes = {
-    name: tuple(_probes(call, patterns[name].inputs.shape[:-1]) for call in calls[name])
+    name: tuple(_probes(call, patterns[name].stack) for call in calls[name])
     for name in patterns
   }
 

@@ -36,7 +36,8 @@ def convert(tx, params: core.Params, opt_state) -> tuple[Any, core.Params, Any]:
   Raises:
     ValueError: a `tx` that is none of this library's, or is around one; a rule that
       keeps something dense (STE); masks that are not final, with the step at which they
-      will be; an optimizer that is not elementwise; a leaf that has no sparse form.
+      will be; an optimizer that is not elementwise; a leaf that has no sparse form, or
+      whose structure does not grow by gradient on nonzeros.
 
   Example:
     >>> import jax.numpy as jnp, jaxsparse as js, optax
@@ -190,6 +191,24 @@ def _check_rewiring(rewiring: core.Rewiring) -> None:
     )
 
 
+def check_growth(rule, leaf, structure, form) -> None:
+  """Refuses what growth by gradient, which ranks the units of a layer, would not keep.
+
+  Raises:
+    ValueError: a structure whose units are others, by leaf.
+  """
+  if rule.rewiring is None or rule.rewiring.growth != 'gradient':
+    return
+  single = isinstance(structure, masks.Unstructured) and structure.group == 'layer'
+  blocks = isinstance(structure, masks.Block) and form.depth == 1
+  if not single and not (blocks and structure.unit_size(leaf) == form.block):
+    raise ValueError(
+      f'{leaf.name}: {structure} does not grow by gradient on nonzeros; wanted'
+      ' Unstructured() or Block((1, r)) with r a multiple of 4, growth at random (set),'
+      ' or masked training.'
+    )
+
+
 def _patterns(rule, params, tree):
   """`(patterns, {name: shape of the mask})` of the masks of a state."""
   budget, fields = rule.budget, rule.fields(params)
@@ -220,8 +239,11 @@ def _patterns(rule, params, tree):
       )
     density = float(jnp.mean(whole, dtype=jnp.float32))
     form = _values.format_of(leaf, structures[name], density)
+    check_growth(rule, leaf, structures[name], form)
     pattern = _values.pattern_of(
       whole, form, _values.count_blocks(whole, form), len(leaf.stack_axes)
     )
+    if form.nm is not None and int(pattern.count.sum()) != int(core.count_true(whole)):
+      raise ValueError(f'{name}: its mask keeps more than {form.nm} somewhere.')
     patterns.append(pattern)
   return treedef.unflatten(patterns), shapes

@@ -195,7 +195,7 @@ def _check_num(name, n, sparse_leaves):
   if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
     raise ValueError(f'num: {name} got {n!r}; wanted a static int of 0 or more.')
   pattern = sparse_leaves[name]
-  units = math.prod(pattern.inputs.shape[:-1]) * pattern.format.num_blocks
+  units = math.prod(pattern.stack) * pattern.format.num_blocks
   if units >= 2**31:
     raise ValueError(f'{name}: {units} units; wanted fewer than 2**31.')
 
@@ -213,7 +213,7 @@ def _search(name, calls, num, axis, dtype, pattern) -> _state.Candidates:
     return _best_of_slice(tiles, pattern, num, offset, devices, dtype)
 
   arrays = [(x, dy) for _, x, dy in calls]
-  stack = pattern.inputs.shape[:-1]
+  stack = pattern.stack
   if not stack:
     return of_slice(jnp.uint32(0), pattern, arrays)
   # Ties are broken by the index in the whole stack.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse import core, masks, rules, sparse
-from jaxsparse.compact import _elementwise, _state, _update, _values
+from jaxsparse.compact import _convert, _elementwise, _state, _update, _values
 from jaxsparse.core import bits
 
 # Places and values of a leaf are drawn by different keys.
@@ -117,6 +117,7 @@ def init(
       continue
     own = core.leaf_key(key, name)
     pattern = _drawn(own, leaves[name], structures[name], int(kept[name]))
+    _convert.check_growth(parts.rule, leaves[name], structures[name], pattern.format)
     places.append(pattern)
     values.append(_start(own, leaves[name], pattern, kernel_init, rescale))
   patterns, params = treedef.unflatten(places), treedef.unflatten(values)
@@ -139,7 +140,8 @@ def _drawn(key, leaf, structure, num_kept) -> sparse.Pattern:
   units = structure.num_units(leaf)
   form = _values.format_of(leaf, structure, num_kept / units)
   single = isinstance(structure, masks.Unstructured)
-  if not single and units * form.block != leaf.size:
+  blocks = isinstance(structure, masks.Block) and form.depth == 1
+  if not single and not (blocks and units * form.block == leaf.size):
     raise ValueError(
       f'{leaf.name}: the units of {structure} cannot be drawn on nonzeros; wanted'
       ' Unstructured() or Block((1, 4)) and the like along the outputs.'
@@ -166,7 +168,7 @@ def _drawn(key, leaf, structure, num_kept) -> sparse.Pattern:
 
 def _start(key, leaf, pattern, kernel_init, rescale):
   """The values that the kept weights start with."""
-  shape = pattern.inputs.shape[:-1] + (pattern.capacity * pattern.format.block,)
+  shape = pattern.stack + (pattern.capacity * pattern.format.block,)
   drawn = kernel_init(jax.random.fold_in(key, _VALUES), leaf, shape)
   if rescale:
     one = lambda p: _of_fan_in(p, leaf.fan_in)

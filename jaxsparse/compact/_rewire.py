@@ -157,7 +157,7 @@ def _after(turn, key):
 
 def _to_mask(mask, survivors, pattern, keep_repicked) -> Move:
   """The move to the pattern of a mask."""
-  shape = pattern.inputs.shape[:-1] + (pattern.capacity * pattern.format.block,)
+  shape = pattern.stack + (pattern.capacity * pattern.format.block,)
   # From 1 on: 0 is where nothing stood.
   places = lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1) + jnp.int32(1)
   dense = _values.scatter(places, pattern)
@@ -188,7 +188,7 @@ def by_candidates(rewiring, evidence, leaves, patterns, growth) -> dict[str, Mov
   moves = {}
   for name in leaves:
     pattern = patterns[name]
-    stack = pattern.inputs.shape[:-1]
+    stack = pattern.stack
     total = jnp.sum(pattern.count, dtype=jnp.int32)
     alive = total - rules.share_of(fraction, total)
     slices = np.arange(math.prod(stack), dtype=np.int32).reshape(stack)

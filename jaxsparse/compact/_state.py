@@ -31,8 +31,8 @@ class CompactState(NamedTuple):
   Attributes:
     step: int32 scalar, the number of updates made.
     patterns: a tree with the treedef of the params (of a posterior, of its means); a
-      leaf is a `sparse.Pattern`, or a scalar True where nothing is pruned. The only
-      integers of compact training.
+      leaf is a `sparse.Pattern` or a `sparse.NMPattern`, or a scalar True where nothing
+      is pruned. The only integers of compact training.
     memory: what the rule remembers.
     inner_state: the state of the wrapped optimizer, moments along the values.
     key: the typed key that per-step keys are folded from; None without a seed.
@@ -47,7 +47,7 @@ class CompactState(NamedTuple):
 
 def is_pattern(x) -> bool:
   """Whether a node of a tree is a pattern: for `is_leaf`."""
-  return isinstance(x, sparse.Pattern)
+  return sparse.is_pattern(x)
 
 
 def named_patterns(patterns) -> dict[str, sparse.Pattern]:

@@ -134,7 +134,7 @@ def _candidates(growth, patterns) -> dict[str, _state.Candidates]:
   names, given, _ = core.named_leaves(growth, is_leaf=is_given)
   found = {n: c for n, c in zip(names, given) if is_given(c)}
   for name, pattern in patterns.items():
-    stack = pattern.inputs.shape[:-1]
+    stack = pattern.stack
     if name not in found or found[name].inputs.shape[:-1] != stack:
       raise ValueError(
         f'growth: no Candidates of stack {stack} for {name}; wanted what'

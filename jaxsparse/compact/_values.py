@@ -5,13 +5,13 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from jaxsparse import core, masks, sparse
+from jaxsparse import core, masks, native, sparse
 from jaxsparse.compact import _state
 
 
 def num_stacked(pattern: sparse.Pattern) -> int:
   """How many leading axes of the arrays enumerate layers."""
-  return pattern.inputs.ndim - 1
+  return len(pattern.stack)
 
 
 def over_stack(function: Callable, count: int) -> Callable:
@@ -82,22 +82,41 @@ def format_of(leaf: core.Leaf, structure, density: float) -> sparse.Format:
   Raises:
     ValueError: stacked axes that do not lead, outputs that are not the last axes.
   """
-  return sparse.format_of(leaf, density, _block(leaf, structure))
+  if isinstance(structure, masks.NM) and _is_held_as_nm(leaf, structure):
+    return sparse.format_of(leaf, density, nm=(structure.n, structure.m))
+  depth, block = _block(leaf, structure)
+  return sparse.format_of(leaf, density, block, depth)
 
 
-def _block(leaf, structure) -> int:
-  """How many outputs the structure keeps or prunes together; 1 where kernels do not."""
+def _is_held_as_nm(leaf, structure) -> bool:
+  # The C++ kernels of single weights also make the gradients fast; elsewhere a byte a
+  # weight is all that the places need.
+  last = len(leaf.shape) - len(leaf.out_axes) - 1
+  axis = last if structure.axis is None else structure.axis % len(leaf.shape)
+  return axis == last and structure.m <= 128 and not native.available()
+
+
+def _block(leaf, structure) -> tuple[int, int]:
+  """How many inputs and outputs the structure keeps or prunes together, as kernels do."""
   if not isinstance(structure, masks.Block):
-    return 1
-  *others, length = structure.shape
-  axes, last = structure.axes, len(leaf.shape) - 1
-  along = axes is None or axes[-1] % len(leaf.shape) == last
-  whole = along and set(others) <= {1} and leaf.shape[-1] % length == 0
+    return 1, 1
+  ndim = len(leaf.shape)
+  axes = structure.axes
+  if axes is None and leaf.in_axes and leaf.out_axes:
+    axes = leaf.in_axes[-1], leaf.out_axes[-1]
+  lengths = {a % ndim: n for a, n in zip(axes or (), structure.shape) if n > 1}
+  block = lengths.pop(ndim - 1, 1)
+  depth = lengths.pop(ndim - len(leaf.out_axes) - 1, 1)
+  whole = (
+    leaf.shape[-1] % block == 0 and leaf.shape[-len(leaf.out_axes) - 1] % depth == 0
+  )
   # The kernels have these; other blocks are held as single weights.
-  return length if whole and length % 4 == 0 else 1
+  return (depth, block) if whole and not lengths and block % 4 == 0 else (1, 1)
 
 
-def count_blocks(mask, format: sparse.Format) -> int:
-  """How many blocks the fullest layer of a mask has; not traced."""
+def count_blocks(mask, format: sparse.Format) -> int | None:
+  """How many blocks the fullest layer of a mask has; not traced; None for N:M."""
+  if format.nm is not None:
+    return None
   blocks = np.asarray(mask).reshape(-1, format.inputs, format.rows, format.block)
   return int(blocks.any(-1).sum(axis=(1, 2)).max(initial=0))

@@ -16,6 +16,7 @@ _KIND = ('jaxsparse.export', 1)
 # What safetensors can hold. Larger blocks have faster kernels.
 _DTYPES = 'bool bfloat16 float16 float32 float64 int8 int16 int32 int64 uint8 uint16'
 _BLOCKS = (16, 8, 4)
+_GROUPS = (4, 8, 16)
 
 
 class Exported(NamedTuple):
@@ -47,9 +48,11 @@ def save(
   A sparse leaf has `values/<leaf>`, its nonzeros in row-major order, and
   `places/<leaf>`: a bit for each weight, or the gap from each nonzero to the next in
   the narrowest unsigned integers, whichever is shorter. Weights that come in blocks of
-  4, 8 or 16 outputs have one place a block. Other leaves are `array/<leaf>`. A manifest
-  has the version, shapes, dtypes, formats and a crc32 of everything. The file takes the
-  place of an old one only once it is complete.
+  4, 8 or 16 outputs have one place a block. Those of which every 4, 8 or 16 consecutive
+  inputs have as many are written along the inputs, output by output, and read as N:M.
+  Other leaves are `array/<leaf>`. A manifest has the version, shapes, dtypes, formats
+  and a crc32 of everything. The file takes the place of an old one only once it is
+  complete.
 
   Args:
     path: of the file.
@@ -152,7 +155,7 @@ def load(path, like=None) -> Exported:
 
 
 def _is_pattern(x) -> bool:
-  return isinstance(x, sparse.Pattern)
+  return sparse.is_pattern(x)
 
 
 def _from_mask(leaf, param, mask):
@@ -178,7 +181,24 @@ def _from_mask(leaf, param, mask):
   fmt = dataclasses.replace(fmt, block=block)
   places = np.flatnonzero(whole.reshape(-1, block).any(-1))
   stack = leaf.shape[: len(leaf.stack_axes)]
-  return stack, fmt, places, param.reshape(-1, block)[places]
+  return _along_inputs(stack, fmt, places, param.reshape(-1, block)[places])
+
+
+def _along_inputs(stack, fmt, places, values):
+  """The same, for N:M along the axis that is contracted, if that is what it is."""
+  layer, within = np.divmod(places, max(fmt.num_blocks, 1))
+  inputs, outputs = np.divmod(within, fmt.outputs)
+  across = (layer * fmt.outputs + outputs) * fmt.inputs + inputs
+  total = math.prod(stack) * fmt.num_blocks
+  for m in _GROUPS if fmt.block == 1 and total else ():
+    n, rest = divmod(places.size * m, total)
+    if rest or not 0 < n < m or fmt.in_shape[-1] % m:
+      continue
+    if (np.bincount(across // m, minlength=total // m) == n).all():
+      order = np.argsort(across)
+      fmt = sparse.Format(fmt.shape, fmt.in_axes, nm=(n, m))
+      return stack, fmt, across[order], values[order]
+  return stack, fmt, places, values
 
 
 def _is_made_of(rows, block):
@@ -190,7 +210,7 @@ def _is_made_of(rows, block):
 
 def _from_pattern(name, values, pattern):
   """The same of values on a pattern; what it holds for padding is left out."""
-  fmt, stack = pattern.format, pattern.inputs.shape[:-1]
+  fmt, stack = pattern.format, pattern.stack
   wanted = (*stack, pattern.capacity * fmt.block)
   if values.shape != wanted:
     raise ValueError(
@@ -200,10 +220,13 @@ def _from_pattern(name, values, pattern):
   flat = jax.tree.map(lambda x: x.reshape(layers, x.shape[-1]), pattern)
   inputs, rows, valid = map(np.asarray, jax.vmap(sparse.coordinates)(flat))
   layer = np.arange(layers, dtype=np.int64)[:, None]
+  if fmt.nm is not None:
+    places = (layer * fmt.outputs + rows) * fmt.inputs + inputs
+    return stack, fmt, places[valid], values.reshape(layers, -1)[valid]
   places = (layer * fmt.inputs + inputs) * fmt.rows + rows
   places, values = places[valid], values.reshape(layers, -1, fmt.block)[valid]
   order = np.argsort(places)
-  return stack, fmt, places[order], values[order]
+  return _along_inputs(stack, fmt, places[order], values[order])
 
 
 def _packed(stack, fmt, places, values):
@@ -213,15 +236,22 @@ def _packed(stack, fmt, places, values):
     'stack': list(stack),
     'shape': list(fmt.shape),
     'in_axes': fmt.in_axes,
-    'block': fmt.block,
     'places': code,
   }
+  if fmt.nm is not None:
+    # A kind of its own, which a reader that does not know it refuses.
+    entry |= {'kind': 'nm', 'nm': list(fmt.nm)}
+  else:
+    entry['block'] = fmt.block
   return entry, {'values': values.reshape(-1), 'places': stored}
 
 
 def _unpacked(entry, values, stored):
   """The `SparseArray` of one leaf."""
   shape, stack = tuple(entry['shape']), tuple(entry['stack'])
+  if entry['kind'] == 'nm':
+    fmt = sparse.Format(shape, entry['in_axes'], nm=tuple(entry['nm']))
+    return _unpacked_nm(fmt, stack, entry['places'], values, stored)
   fmt = sparse.Format(shape, entry['in_axes'], entry['block'])
   layers = math.prod(stack)
   places = _places.decode(entry['places'], stored, layers * fmt.num_blocks)
@@ -242,3 +272,22 @@ def _unpacked(entry, values, stored):
   held = np.take_along_axis(padded, np.asarray(order)[..., None], axis=1)
   whole = sparse.SparseArray(jnp.asarray(held.reshape(layers, -1)), pattern)
   return jax.tree.map(lambda x: x.reshape(*stack, x.shape[-1]), whole)
+
+
+def _unpacked_nm(fmt, stack, code, values, stored):
+  (n, m), layers = fmt.nm, math.prod(stack)
+  places = _places.decode(code, stored, layers * fmt.num_blocks)
+  if values.shape != (places.size,):
+    raise ValueError(f'{values.size} values for {places.size} places')
+  group, position = np.divmod(places, m)
+  counts = np.bincount(group, minlength=layers * fmt.outputs * fmt.groups)
+  if counts.max(initial=0) > n:
+    raise ValueError(f'{counts.max()} weights in a group of nm={fmt.nm}')
+  # Which of the n of its group each one is.
+  rank = np.arange(places.size) - np.repeat(np.cumsum(counts) - counts, counts)
+  positions = np.full((counts.size, n), 255, np.uint8)
+  held = np.zeros((counts.size, n), values.dtype)
+  positions[group, rank], held[group, rank] = position, values
+  shape = (*stack, fmt.outputs * fmt.groups * n)
+  pattern = sparse.NMPattern(jnp.asarray(positions.reshape(shape)), fmt)
+  return sparse.SparseArray(jnp.asarray(held.reshape(shape)), pattern)

@@ -132,9 +132,20 @@ def _register() -> None:
     from_children=_pattern_of,
   )
 
+  jax_export.register_pytree_node_serialization(
+    sparse.NMPattern,
+    serialized_name='jaxsparse.sparse.NMPattern',
+    serialize_auxdata=lambda aux: json.dumps(dataclasses.astuple(aux[0])).encode(),
+    deserialize_auxdata=_format_of,
+    from_children=lambda fmt, children: sparse.NMPattern(*children, format=fmt),
+  )
+
 
 def _format_of(data) -> sparse.Format:
   shape, *others = json.loads(data)
+  # Written before there were blocks of several inputs, it may be shorter.
+  if len(others) > 5 and others[5] is not None:
+    others[5] = tuple(others[5])
   return sparse.Format(tuple(shape), *others)
 
 

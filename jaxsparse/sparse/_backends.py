@@ -17,12 +17,16 @@ MODULES: dict[str, Any] = {'cpu': _cpu, 'pallas': _pallas, 'reference': _referen
 _ANY = math.inf
 # The sparsity from which the kernels beat a dense product, by measurement (matmul 1024
 # wide, convolutions 3x3 of 64 to 512 features): for a batch below each size. A batch of
-# less than one vector costs as much as a whole one.
+# less than one vector costs as much as a whole one. For N:M only the forward product has
+# a kernel, without tiles; at 2:4 it loses.
+_NEVER = 2.0
 _BREAK_EVEN = {
-  ('matmul', False): {8: 0.88, _ANY: 0.3},
-  ('matmul', True): {8: 0.75, _ANY: 0.3},
-  ('conv', False): {8: 0.97, 16: 0.9, _ANY: 0.6},
-  ('conv', True): {8: 0.97, 16: 0.9, _ANY: 0.6},
+  ('matmul', 'single'): {8: 0.88, _ANY: 0.3},
+  ('matmul', 'blocks'): {8: 0.75, _ANY: 0.3},
+  ('matmul', 'N:M'): {8: _NEVER, _ANY: 0.7},
+  ('conv', 'single'): {8: 0.97, 16: 0.9, _ANY: 0.6},
+  ('conv', 'blocks'): {8: 0.97, 16: 0.9, _ANY: 0.6},
+  ('conv', 'N:M'): {_ANY: _NEVER},
 }
 # The same for Pallas: blocks that fill the tensor cores in both directions. For all
 # else a GPU's dense product is faster.
@@ -60,7 +64,8 @@ def choose_backend(
     'reference'
   """
   fmt = pattern.format
-  break_even = _BREAK_EVEN.get((product, fmt.block > 1))
+  kind = 'N:M' if fmt.nm else 'blocks' if fmt.block > 1 else 'single'
+  break_even = _BREAK_EVEN.get((product, kind))
   if break_even is None:
     raise ValueError(f"product={product!r}: wanted 'matmul' or 'conv'.")
   sparsity = 1 - _patterns.density_of(pattern)

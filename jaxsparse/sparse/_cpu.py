@@ -9,13 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse.sparse import _formats
+from jaxsparse.sparse import _formats, _nm, _reference
 
 
 def why_not(fmt: _formats.Format, product: str = 'matmul') -> str | None:
   """Why there is no kernel for a format; None if there is one."""
-  if fmt.nm is not None:
-    return f'nm={fmt.nm}; the kernels have single weights and blocks'
   if product == 'matmul' and fmt.block > 1 and fmt.block % 4:
     return f'block={fmt.block}; the kernels have 1 and multiples of 4'
   return None
@@ -30,9 +28,7 @@ def forward(values, pattern, x):
     vmap_method='sequential',
   )
   y = call(
-    values,
-    pattern.starts,
-    pattern.inputs,
+    *_by_output(values, pattern),
     x.T,
     input_tiles=np.int64(fmt.input_tiles),
     block=np.int64(fmt.block),
@@ -43,6 +39,9 @@ def forward(values, pattern, x):
 def backward(values, pattern, x, dy):
   """`(dy W', x' dy on the pattern)`; without x or without values that half is None."""
   fmt = pattern.format
+  if fmt.nm is not None:
+    # The weights of one input are not together: there is no order to go back in.
+    return _reference.backward(values, pattern, x, dy)
   dx = jax.ShapeDtypeStruct((fmt.inputs, dy.shape[0]), jnp.float32)
   dvalues = jax.ShapeDtypeStruct((pattern.capacity * fmt.block,), jnp.float32)
   places = (pattern.back_starts, pattern.back_rows, pattern.order)
@@ -58,6 +57,8 @@ def backward(values, pattern, x, dy):
 def take(values, pattern, ids):
   """Rows of W: float32 (n, outputs)."""
   fmt = pattern.format
+  if fmt.nm is not None:
+    return _reference.take(values, pattern, ids)
   places = (pattern.back_starts, pattern.back_rows, pattern.order)
   result = jax.ShapeDtypeStruct((ids.shape[0], fmt.outputs), jnp.float32)
   return _call(fmt, 'jaxsparse_take', result, values, *places, ids)
@@ -66,6 +67,8 @@ def take(values, pattern, ids):
 def take_backward(pattern, ids, dy):
   """The gradient of the values of `take`."""
   fmt = pattern.format
+  if fmt.nm is not None:
+    return _reference.take_backward(pattern, ids, dy)
   places = (pattern.back_starts, pattern.back_rows, pattern.order)
   result = jax.ShapeDtypeStruct((pattern.capacity * fmt.block,), jnp.float32)
   return _call(fmt, 'jaxsparse_take_backward', result, *places, ids, dy)
@@ -80,9 +83,7 @@ def conv(values, pattern, x, geometry):
     vmap_method='sequential',
   )
   return call(
-    values,
-    pattern.starts,
-    pattern.inputs,
+    *_by_output(values, pattern),
     x,
     input_tiles=np.int64(fmt.input_tiles),
     block=np.int64(fmt.block),
@@ -93,6 +94,8 @@ def conv(values, pattern, x, geometry):
 def conv_backward(values, pattern, x, dy, geometry):
   """`(dx, dvalues)`; without x or without values that half is None."""
   fmt, name = pattern.format, 'jaxsparse_conv_backward'
+  if fmt.nm is not None:
+    return _reference.conv_backward(values, pattern, x, dy, geometry)
   dx = jax.ShapeDtypeStruct(geometry.x_shape, jnp.float32)
   dvalues = jax.ShapeDtypeStruct((pattern.capacity * fmt.block,), jnp.float32)
   places = (pattern.back_starts, pattern.back_rows, pattern.order)
@@ -102,6 +105,18 @@ def conv_backward(values, pattern, x, dy, geometry):
   if x is None:
     return _call(fmt, f'{name}_x', dx, values, *places, dy, **options), None
   return _call(fmt, name, (dx, dvalues), values, *places, x, dy, **options)
+
+
+def _by_output(values, pattern):
+  """Values, and where they stand: starts and inputs of the rows of the forward order."""
+  fmt = pattern.format
+  if fmt.nm is None:
+    return values, pattern.starts, pattern.inputs
+  # As many weights for each output: their starts need no memory.
+  inputs, valid = _nm.sources(pattern)
+  starts = np.arange(fmt.outputs + 1, dtype=np.int32) * np.int32(inputs.shape[1])
+  values = jnp.where(valid, values.reshape(valid.shape), jnp.zeros((), values.dtype))
+  return values.reshape(-1), starts, inputs.reshape(-1)
 
 
 def _sizes(geometry):

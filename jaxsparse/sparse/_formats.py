@@ -183,13 +183,21 @@ def choose_format(
   return Format(shape, in_axes, block, 128, 128 if density > 0.065 else 256)
 
 
-def format_of(leaf: core.Leaf, density: float, block: int = 1) -> Format:
+def format_of(
+  leaf: core.Leaf,
+  density: float,
+  block: int = 1,
+  depth: int = 1,
+  nm: tuple[int, int] | None = None,
+) -> Format:
   """The format of one layer of a leaf.
 
   Args:
     leaf: a parameter, whose stacked layers have that format each.
     density: the fraction of weights that are kept.
     block: how many consecutive outputs are kept or pruned together.
+    depth: how many consecutive inputs are.
+    nm: `(n, m)` of an N:M weight, or None.
 
   Returns:
     A `Format` of the shape of the leaf without its stacked axes.
@@ -215,4 +223,6 @@ def format_of(leaf: core.Leaf, density: float, block: int = 1) -> Format:
       ' stacked axes first and output axes last (leaves=), or leave it dense'
       ' (prunable=).'
     )
+  if depth > 1 or nm is not None:
+    return Format(leaf.shape[stacked:], in_axes, block, depth=depth, nm=nm)
   return choose_format(leaf.shape[stacked:], density, in_axes, block)

@@ -87,42 +87,50 @@ def pattern_of(mask: jax.Array, format: _formats.Format) -> NMPattern:
 
 def coordinates(pattern: NMPattern) -> tuple[jax.Array, jax.Array, jax.Array]:
   """`(inputs, outputs, valid)` of the weights, in the order of the values."""
-  fmt = pattern.format
-  n, m = fmt.nm or (0, 1)
-  shape = (fmt.outputs, fmt.groups, n)
-  positions = pattern.positions.reshape(shape).astype(jnp.int32)
-  valid = positions < np.int32(m)
-  group = lax.broadcasted_iota(jnp.int32, shape, 1)
-  inputs = jnp.where(valid, group * np.int32(m) + positions, np.int32(0))
-  outputs = jnp.where(valid, lax.broadcasted_iota(jnp.int32, shape, 0), np.int32(0))
-  return inputs.reshape(-1), outputs.reshape(-1), valid.reshape(-1)
+  inputs, valid = sources(pattern)
+  outputs = lax.broadcasted_iota(jnp.int32, inputs.shape, 0)
+  outputs = jnp.where(valid, outputs, np.int32(0))
+  return inputs.astype(jnp.int32).reshape(-1), outputs.reshape(-1), valid.reshape(-1)
 
 
 def scatter(values: jax.Array, pattern: NMPattern) -> jax.Array:
   """The dense weight: comparisons only, which every device does well."""
   fmt = pattern.format
   n, m = fmt.nm or (0, 1)
-  shape = (fmt.outputs, fmt.groups, 1, n)
-  positions = pattern.positions.reshape(shape).astype(jnp.int32)
-  place = lax.broadcasted_iota(jnp.int32, (1, 1, m, 1), 2)
-  zero = jnp.zeros((), values.dtype)
-  # At most one of the n stands at a place, so `or` and `+` lose nothing.
-  held = jnp.where(positions == place, values.reshape(shape), zero)
-  dense = jnp.any(held, -1) if values.dtype == bool else jnp.sum(held, -1)
-  return dense.astype(values.dtype).transpose(1, 2, 0).reshape(fmt.shape)
+  shape = (fmt.outputs, fmt.groups, n)
+  positions, values = pattern.positions.reshape(shape), values.reshape(shape)
+  place = np.tile(np.arange(m, dtype=np.uint8), fmt.groups)[None, :]
+  dense = jnp.zeros((fmt.outputs, fmt.inputs), values.dtype)
+  for s in range(n):
+    at = jnp.repeat(positions[:, :, s], m, axis=1)
+    dense = jnp.where(at == place, jnp.repeat(values[:, :, s], m, axis=1), dense)
+  return dense.T.reshape(fmt.shape)
 
 
 def gather(dense: jax.Array, pattern: NMPattern) -> jax.Array:
   """The entries of a dense array where the pattern has weights; 0 elsewhere."""
   fmt = pattern.format
   n, m = fmt.nm or (0, 1)
-  grouped = dense.reshape(fmt.groups, m, 1, fmt.outputs).transpose(3, 0, 1, 2)
-  positions = pattern.positions.reshape(fmt.outputs, fmt.groups, 1, n)
-  place = lax.broadcasted_iota(jnp.uint8, (1, 1, m, 1), 2)
-  zero = jnp.zeros((), dense.dtype)
-  held = jnp.where(positions == place, grouped, zero)
-  values = jnp.any(held, 2) if dense.dtype == bool else jnp.sum(held, 2)
-  return values.astype(dense.dtype).reshape(-1)
+  dense = dense.reshape(fmt.inputs, fmt.outputs).T
+  dense = dense.reshape(fmt.outputs, fmt.groups, m)
+  positions = pattern.positions.reshape(fmt.outputs, fmt.groups * n)
+  values = jnp.zeros(positions.shape, dense.dtype)
+  for place in range(m):
+    given = jnp.repeat(dense[:, :, place], n, axis=1)
+    values = jnp.where(positions == np.uint8(place), given, values)
+  return values.reshape(-1)
+
+
+def sources(pattern: NMPattern) -> tuple[jax.Array, jax.Array]:
+  """`(inputs, valid)` of the weights by output: (outputs, groups * n)."""
+  fmt = pattern.format
+  n, m = fmt.nm or (0, 1)
+  positions = pattern.positions.reshape(fmt.outputs, fmt.groups * n)
+  valid = positions < np.uint8(m)
+  dtype = fmt.input_dtype
+  first = np.repeat(np.arange(fmt.groups, dtype=dtype) * dtype.type(m), n)[None, :]
+  inputs = positions.astype(dtype) + first
+  return jnp.where(valid, inputs, jnp.zeros((), dtype)), valid
 
 
 def most_in_a_group(mask: np.ndarray, format: _formats.Format) -> int:

@@ -239,3 +239,46 @@ def test_what_cannot_be_saved_is_refused(tmp_path):
   with pytest.raises(ValueError, match='no safetensors file'):
     js.export.load(path)
   assert [f.name for f in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize('stack', [(), (2,)])
+def test_nm_weights_are_written_along_the_axis_that_is_contracted(tmp_path, stack):
+  rng = np.random.default_rng(0)
+  shape = (*stack, 16, 6)
+  kept = rng.random((*stack, 4, 4, 6)).argsort(-2) < 1
+  mask = jnp.asarray(kept.reshape(shape))
+  params = {
+    'kernel': jnp.where(mask, jnp.asarray(rng.normal(size=shape), 'float32'), 0)
+  }
+  leaf = js.Leaf(
+    'kernel',
+    shape,
+    'float32',
+    tuple(range(len(stack))),
+    (len(stack),),
+    (len(stack) + 1,),
+  )
+  fmt = js.sparse.Format((16, 6), nm=(1, 4))
+  make = lambda p, m: js.sparse.from_mask(p, m, format=fmt)
+  for _ in stack:
+    make = jax.vmap(make)
+  weight = make(params['kernel'], mask)
+  paths = [tmp_path / f'{name}.safetensors' for name in ('masked', 'compact', 'single')]
+  js.export.save(paths[0], params, {'kernel': mask}, leaves={'kernel': leaf})
+  js.export.save(paths[1], {'kernel': weight.values}, {'kernel': weight.pattern})
+  assert paths[0].read_bytes() == paths[1].read_bytes()
+  exported = js.export.load(paths[0])
+  _assert_same(exported.params['kernel'], weight)
+  tensors = safetensors.numpy.load_file(paths[0])
+  # A bit for each weight, in the order of the values: output by output.
+  bits = np.unpackbits(tensors['places/kernel'])[: mask.size]
+  np.testing.assert_array_equal(
+    bits.reshape(*stack, 6, 16), np.swapaxes(np.asarray(mask), -1, -2)
+  )
+  np.testing.assert_array_equal(tensors['values/kernel'], weight.values.reshape(-1))
+  if stack:
+    return
+  # Held as single weights, as on a CPU, it is the same file.
+  single = js.sparse.from_mask(params['kernel'], mask)
+  js.export.save(paths[2], {'kernel': single.values}, {'kernel': single.pattern})
+  assert paths[2].read_bytes() == paths[0].read_bytes()

@@ -81,7 +81,9 @@ def run(array, x, dy, backend):
 
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize('backend', ['reference', None])
+@pytest.mark.parametrize(
+  'backend', ['reference', *(['cpu'] if js.native.available() else [])]
+)
 def test_products(backend, dtype):
   array, dense, _ = make((16, 5), 2, 4)
   # What is held where there is no weight is never read.
@@ -101,16 +103,31 @@ def test_products(backend, dtype):
   assert not np.asarray(dvalues)[nowhere].any()
 
 
-def test_conv_and_take_of_the_reference():
+@pytest.mark.parametrize(
+  'backend', ['reference', *(['cpu'] if js.native.available() else [])]
+)
+def test_conv_and_take(backend):
   array, dense, _ = make((3, 3, 4, 6), 1, 4)
   x = jnp.asarray(np.random.default_rng(2).normal(size=(2, 5, 5, 4)), jnp.float32)
   wanted = jax.lax.conv_general_dilated(
     x, dense, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
-  np.testing.assert_allclose(js.sparse.conv(array, x), wanted, atol=1e-5)
+  np.testing.assert_allclose(
+    js.sparse.conv(array, x, backend=backend), wanted, atol=1e-5
+  )
   table, rows, _ = make((8, 3), 2, 4)
-  found = js.sparse.take(table, jnp.array([5, -1]))
+  found = js.sparse.take(table, jnp.array([5, -1]), backend=backend)
   np.testing.assert_array_equal(found, rows[[5, 7]])
+
+
+def test_the_backend_is_chosen_where_it_pays(monkeypatch):
+  choose = lambda n, batch: js.sparse.choose_backend(
+    make((16, 5), n, 4)[0].pattern, batch
+  )
+  monkeypatch.setattr(js.native, 'stays_whole', lambda: True)
+  monkeypatch.setattr(js.native, 'available', lambda: True)
+  assert choose(1, 128) == 'cpu'
+  assert choose(2, 128) == choose(1, 1) == 'reference'
 
 
 def test_stacked_layers_and_no_retrace():
@@ -169,7 +186,3 @@ def test_mistakes():
   ):
     with pytest.raises(ValueError, match=message):
       js.sparse.Format((8, 2), **options)
-  array, _, _ = make((16, 5), 2, 4)
-  if js.native.available():
-    with pytest.raises(ValueError, match=r"backend='cpu': nm=\(2, 4\)"):
-      js.sparse.matmul(jnp.ones((1, 16)), array, backend='cpu')
