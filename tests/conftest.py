@@ -14,6 +14,9 @@ import pytest
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+if os.environ['JAX_PLATFORMS'] != 'cpu':
+  # A GPU would multiply float32 with the 11 bits of TF32.
+  jax.config.update('jax_default_matmul_precision', 'float32')
 
 # Compilation makes the first example slow, and a failure must repeat itself.
 hypothesis.settings.register_profile(

@@ -25,6 +25,9 @@ def convert(tx, params: core.Params, opt_state) -> tuple[Any, core.Params, Any]:
   random does so by itself; what grows by gradient wants `growth=` in the steps that
   rewire, see `grow_candidates`.
 
+  N:M weights are held with a byte for each place; where the C++ kernels are at hand, as
+  single weights, whose gradients those compute too.
+
   Args:
     tx: what a transform of this library returned.
     params: the parameters, masked.
@@ -244,6 +247,7 @@ def _patterns(rule, params, tree):
       whole, form, _values.count_blocks(whole, form), len(leaf.stack_axes)
     )
     if form.nm is not None and int(pattern.count.sum()) != int(core.count_true(whole)):
-      raise ValueError(f'{name}: its mask keeps more than {form.nm} somewhere.')
+      n, m = form.nm
+      raise ValueError(f'{name}: its mask keeps more than {n} of some {m} inputs.')
     patterns.append(pattern)
   return treedef.unflatten(patterns), shapes

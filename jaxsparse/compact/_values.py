@@ -97,7 +97,7 @@ def _is_held_as_nm(leaf, structure) -> bool:
 
 
 def _block(leaf, structure) -> tuple[int, int]:
-  """How many inputs and outputs the structure keeps or prunes together, as kernels do."""
+  """How many inputs and outputs are kept or pruned together; 1 where no kernel does."""
   if not isinstance(structure, masks.Block):
     return 1, 1
   ndim = len(leaf.shape)

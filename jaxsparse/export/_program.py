@@ -60,7 +60,8 @@ def serialize(
 
   Raises:
     ImportError: flatbuffers is not installed, which `jax.export` needs.
-    ValueError: an `apply_fn` that forces kernels which are not asked for.
+    ValueError: an `apply_fn` that forces kernels which are not asked for; kernels on
+      other platforms than a CPU.
 
   Example:
     >>> import jax.numpy as jnp, jaxsparse as js
@@ -83,6 +84,10 @@ def serialize(
     raise ValueError(
       f'apply_fn: it calls the kernels {", ".join(sorted(calls))}; bind the model with'
       " js.compact.handler('reference'), or say kernels=True."
+    )
+  if calls and set(exported.platforms) != {'cpu'}:
+    raise ValueError(
+      f'platforms: {exported.platforms} with kernels=True; the kernels are for a CPU.'
     )
   return Program(
     bytes(exported.serialize()),
@@ -137,7 +142,7 @@ def _register() -> None:
     serialized_name='jaxsparse.sparse.NMPattern',
     serialize_auxdata=lambda aux: json.dumps(dataclasses.astuple(aux[0])).encode(),
     deserialize_auxdata=_format_of,
-    from_children=lambda fmt, children: sparse.NMPattern(*children, format=fmt),
+    from_children=lambda fmt, children: sparse.NMPattern(children[0], fmt),
   )
 
 

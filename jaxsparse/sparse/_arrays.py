@@ -23,7 +23,7 @@ class SparseArray:
 
   Attributes:
     values: (capacity * block,), in the order of `pattern.inputs`, or of
-      `pattern.positions`; what is held for padding is never read, and its gradient is 0.
+      `pattern.positions`; what is held for padding is never read, its gradient is 0.
     pattern: a `Pattern`, or for N:M a `NMPattern`.
 
   Example:

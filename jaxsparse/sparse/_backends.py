@@ -17,8 +17,8 @@ MODULES: dict[str, Any] = {'cpu': _cpu, 'pallas': _pallas, 'reference': _referen
 _ANY = math.inf
 # The sparsity from which the kernels beat a dense product, by measurement (matmul 1024
 # wide, convolutions 3x3 of 64 to 512 features): for a batch below each size. A batch of
-# less than one vector costs as much as a whole one. For N:M only the forward product has
-# a kernel, without tiles; at 2:4 it loses.
+# less than one vector costs as much as a whole one. For N:M only the forward product
+# has a kernel, without tiles; at 2:4 it loses.
 _NEVER = 2.0
 _BREAK_EVEN = {
   ('matmul', 'single'): {8: 0.88, _ANY: 0.3},
@@ -28,10 +28,12 @@ _BREAK_EVEN = {
   ('conv', 'blocks'): {8: 0.97, 16: 0.9, _ANY: 0.6},
   ('conv', 'N:M'): {_ANY: _NEVER},
 }
-# The same for Pallas: blocks that fill the tensor cores in both directions. For all
-# else a GPU's dense product is faster.
+# The same for Pallas, on an H200: blocks from 32x32 on, in products from 4096x4096 with
+# a batch of 512 on. In smaller ones little is gained; for other formats a GPU's dense
+# product is faster.
 _PALLAS_BREAK_EVEN = 0.95
-_FILLS_TENSOR_CORES = 16
+_PALLAS_SIDE = 32
+_PALLAS_WORK = 2**33
 _WITH_PALLAS = ('cuda', 'gpu', 'rocm')
 
 
@@ -72,8 +74,9 @@ def choose_backend(
   if not native.stays_whole():
     return 'reference'
   if jax.default_backend() in _WITH_PALLAS:
-    full = min(fmt.block, fmt.depth) >= _FILLS_TENSOR_CORES
-    pays = full and sparsity >= _PALLAS_BREAK_EVEN
+    large = _reference.expected(batch) * fmt.inputs * fmt.outputs >= _PALLAS_WORK
+    full = min(fmt.block, fmt.depth) >= _PALLAS_SIDE
+    pays = large and full and sparsity >= _PALLAS_BREAK_EVEN
     return 'pallas' if pays and not _pallas.why_not(fmt, product) else 'reference'
   batch = _reference.expected(batch)
   wanted = next(least for size, least in break_even.items() if batch < size)

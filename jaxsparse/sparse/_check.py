@@ -13,7 +13,7 @@ def check(array: '_arrays.SparseArray | _patterns.AnyPattern', name: str = '') -
   are sorted, that none comes twice, that both orders tell of the same places.
 
   Args:
-    array: a `SparseArray`, a `Pattern` or a `NMPattern`, not traced, without stacked axes.
+    array: a `SparseArray`, a `Pattern` or a `NMPattern`, not traced, not stacked.
     name: the leaf's name, for the message.
 
   Raises:

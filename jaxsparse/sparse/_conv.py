@@ -37,7 +37,8 @@ def conv(
   with strides s and padding p, which is what `nn.Conv` computes. The gradient of the
   kernel is computed where it has values, nowhere else; that of padding is 0. Only
   reverse mode is supported. Half-precision values and images are accepted; on a CPU
-  products and sums are in float32. Dilated and grouped convolutions are not: keep those dense.
+  products and sums are in float32. Dilated and grouped convolutions are not: keep those
+  dense.
 
   Args:
     weight: a `SparseArray` of shape (height, width, features in, features out), of

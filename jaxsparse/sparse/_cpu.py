@@ -108,7 +108,7 @@ def conv_backward(values, pattern, x, dy, geometry):
 
 
 def _by_output(values, pattern):
-  """Values, and where they stand: starts and inputs of the rows of the forward order."""
+  """Values, starts and inputs of the rows of the forward order."""
   fmt = pattern.format
   if fmt.nm is None:
     return values, pattern.starts, pattern.inputs

@@ -86,7 +86,7 @@ class Format:
   def _check_nm(self, n, m):
     if not 0 < n <= m <= 128 or self.in_shape[-1] % m:
       raise ValueError(
-        f'Format: nm={self.nm} of shape {self.shape}; wanted 0 < n <= m <= 128, and an m'
+        f'Format: nm={self.nm} of shape {self.shape}; wanted 0 < n <= m <= 128, and m'
         ' that divides the last input axis.'
       )
     if (self.block, self.depth) != (1, 1) or self.input_tile or self.output_tile:

@@ -2,13 +2,15 @@
 
 Blocks of any size up to 128 and N:M groups of up to 8, of one tile. What suits the
 tensor cores are blocks of 16 to 128 outputs, in both directions with a depth of 16 to
-128 inputs: `js.masks.Block((32, 32))`. Single weights have these kernels too, but read
-a whole row of activations for each: a dense product is faster up to some 99 %, and is
-what is chosen.
+128 inputs: `js.masks.Block((32, 32))`. Blocks of one input gain in the forward product
+only; single weights, which read a row of activations each, and N:M, which does the
+arithmetic of a dense product, gain nothing: a dense product is chosen for them.
 
 The kernels are written for the Triton lowering of Pallas (CUDA and ROCm). They read
 rows by index, have loops of a length that is not known, and write where a mask is True;
-none of that is what Pallas lowers for a TPU, where the reference is chosen.
+none of that is what Pallas lowers for a TPU, where the reference is chosen. From jax
+0.11 on, jax says that this lowering will be removed some day; without it the reference
+is chosen on a GPU too.
 """
 
 import jax.numpy as jnp

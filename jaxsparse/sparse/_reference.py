@@ -1,8 +1,8 @@
 """The products in plain jnp: what is right, and what runs everywhere.
 
-Where a weight is dense enough, a dense product is the fastest that jnp has, and on a GPU
-or TPU it always is. Below, rows of activations are gathered and added up, a few thousand
-weights at a time, so that they stay in a cache.
+Where a weight is dense enough, a dense product is the fastest that jnp has; on a GPU or
+TPU it always is, while the dense weight fits. Else rows of activations are gathered and
+added up, a few thousand weights at a time, so that they stay in a cache.
 """
 
 import jax
@@ -14,8 +14,11 @@ from jaxsparse.sparse import _patterns
 
 # Measured on a CPU: below it, gathering wins.
 _DENSE_FROM = 0.11
-# Floats that are gathered at a time.
+# Floats that are gathered at a time; a GPU or TPU wants more work at once.
 _CHUNK = 2**16
+_LARGE_CHUNK = 2**24
+# Weights of a dense matrix that a GPU or TPU makes: a GiB of float32.
+_DENSE_UP_TO = 2**28
 
 
 def forward(values, pattern, x):
@@ -97,8 +100,10 @@ def _dot(a, b):
 
 
 def _is_dense(pattern):
-  is_many = _patterns.density_of(pattern) >= _DENSE_FROM
-  return is_many or pattern.format.nm is not None or jax.default_backend() != 'cpu'
+  fmt = pattern.format
+  is_many = _patterns.density_of(pattern) >= _DENSE_FROM or fmt.nm is not None
+  fits = fmt.inputs * fmt.outputs <= _DENSE_UP_TO
+  return is_many or (fits and jax.default_backend() != 'cpu')
 
 
 def _matrix(values, pattern):
@@ -113,7 +118,8 @@ def expected(batch) -> int:
 
 def _chunks(arrays, batch):
   """Cuts arrays of one length into (chunks, length), padded with 0."""
-  length = max(_CHUNK // max(expected(batch), 1), 1)
+  floats = _CHUNK if jax.default_backend() == 'cpu' else _LARGE_CHUNK
+  length = max(floats // max(expected(batch), 1), 1)
   size = arrays[0].shape[0]
   length = min(length, max(size, 1))
   padding = -size % length

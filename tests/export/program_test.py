@@ -93,9 +93,23 @@ def test_a_program_with_kernels_names_them():
   got = js.export.deserialize(program)(weights, *inputs)
   want = _Net().apply({'params': params}, *inputs)
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+  with pytest.raises(ValueError, match=r"platforms: \('cuda',\) with kernels=True"):
+    js.export.serialize(
+      _forward('cpu'), weights, *inputs, kernels=True, platforms=('cuda',)
+    )
   strange = program._replace(calls=('jaxsparse_fft',))
   with pytest.raises(ValueError, match='jaxsparse.native has no jaxsparse_fft'):
     js.export.deserialize(strange)
+
+
+def test_a_program_of_nm_weights():
+  fmt = js.sparse.Format((16, 6), nm=(1, 4))
+  mask = np.random.default_rng(0).random((4, 4, 6)).argsort(1).reshape(16, 6) < 1
+  weight = js.sparse.from_mask(np.ones((16, 6), np.float32), mask, format=fmt)
+  product = lambda weight, x: js.sparse.matmul(x, weight)
+  program = js.export.serialize(product, weight, jnp.ones((2, 16)))
+  got = js.export.deserialize(program)(weight, jnp.ones((2, 16)))
+  np.testing.assert_array_equal(got, np.full((2, 6), 4.0))
 
 
 def test_a_program_whose_kernels_are_not_there_is_refused(monkeypatch):

@@ -12,7 +12,7 @@ import jaxsparse as js
 
 
 def make(shape, n, m, *, in_axes=None, seed=0):
-  """`(SparseArray, dense weight, mask)`; some groups hold fewer than n, some nothing."""
+  """`(SparseArray, dense weight, mask)`; some groups hold fewer than n, or nothing."""
   rng = np.random.default_rng(seed)
   fmt = js.sparse.Format(shape, in_axes, nm=(n, m))
   grouped = rng.random((fmt.groups, m, fmt.outputs))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxsparse as js
-from jaxsparse.sparse import _pallas
+from jaxsparse.sparse import _backends, _pallas
 
 pytestmark = pytest.mark.skipif(
   _pallas.why_not(js.sparse.Format((1, 1))) is not None, reason='no Triton in this jax'
@@ -126,11 +126,16 @@ def test_whom_a_gpu_chooses_them_for(monkeypatch):
   monkeypatch.setattr(js.native, 'stays_whole', lambda: True)
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   choose = lambda array: js.sparse.choose_backend(array.pattern, 512)
-  deep = make((256, 256), 0.03, depth=16, block=16)
+  deep = make((256, 256), 0.03, depth=32, block=32)
+  assert choose(deep) == 'reference' and int(deep.pattern.count) > 0
+  # It is the size of the product that was too small.
+  monkeypatch.setattr(_backends, '_PALLAS_WORK', 512 * 256 * 256)
   assert choose(deep) == 'pallas'
+  monkeypatch.setattr(_backends, '_PALLAS_WORK', 0)
   for array in (
-    make((64, 48), 0.5, depth=16, block=16),
-    make((64, 48), 0.02, block=16),
+    make((64, 64), 1.0, depth=32, block=32),
+    make((64, 48), 0.02, depth=16, block=16),
+    make((64, 64), 0.02, block=32),
     make((64, 48), 0.005),
     make((32, 24), 0.5, nm=(2, 4)),
   ):
