@@ -116,9 +116,10 @@ def _rigl(inner, seed, **kwargs):
   return js.transforms.rigl(inner, 0.75, seed=seed, **kwargs)
 
 
-def _dsl(inner, seed, **kwargs):
-  kwargs = {'prunable': js.kernels, 'tables': js.kernels, **kwargs}
-  return js.transforms.dsl(inner, 0.75, seed=seed, when=_EVERY_2, **kwargs)
+def _dsl(inner, seed):
+  return js.transforms.dsl(
+    inner, 0.75, seed=seed, when=_EVERY_2, prunable=js.kernels, tables=js.kernels
+  )
 
 
 def _dsl_released(inner, seed):
@@ -147,10 +148,6 @@ def _ssvi(inner, seed):
 
 def _gaussians(params):
   return _posterior(0).init(jax.random.key(0), params)
-
-
-def _dsl_variant(**kwargs):
-  return Row(functools.partial(_dsl, **kwargs), grows=True, variant=True)
 
 
 def _released_counts():
@@ -183,7 +180,6 @@ _ROWS = {
   'rigl_channel': _rigl_variant(structure=js.masks.Channel()),
   'rigl_nm': _rigl_variant(structure=js.masks.NM(1, 4)),
   'dsl': Row(_dsl, grows=True, variant=True),
-  'dsl_row': _dsl_variant(scope='row', growth='ema'),
   'dsl_released': Row(
     _dsl_released,
     {f'{n}/kernel': k for n, k in _released_counts().items()},

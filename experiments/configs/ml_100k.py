@@ -3,9 +3,14 @@ r"""MovieLens-100K: matrix factorization, or LightGCN after a colon.
     launch/local.sh experiments/recommend.py --data_dir=DIR \
         --config=experiments/configs/ml_100k.py:MF
 
-DIR has `ml-100k/ml-100k.inter` (RecBole's form) or `ml-100k/u.data` (GroupLens').
-`:MF,0.2` trains at one density only. All ratings are positive; of each user's, tenths are for
-validation and test.
+DIR has `ml-100k/ml-100k.inter` (RecBole's form) or `ml-100k/u.data` (GroupLens'); with
+`--config.dataset=tfds:movielens/100k-ratings` it is TFDS's folder. `:MF,0.2` trains at one
+density only. All ratings are positive; of each user's, tenths are for validation and test.
+
+Time: a step of MF takes 0.25 ms (13 columns) to 1.0 ms (DSL) of one core of an AMD EPYC
+(Zen 4), one of LightGCN 6 ms; so a run of 300 epochs takes 5 to 15 s, of LightGCN's 60
+epochs 5 s, beside what is compiled. Dense: recall@20 .384 and ndcg@20 .325 (MF), .369 and
+.310 (LightGCN).
 """
 
 from experiments.configs import _recommend, _recommend_defaults

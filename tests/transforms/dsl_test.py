@@ -149,8 +149,20 @@ def _counts(masks):
   return {name: int(next(iter(leaf.values())).sum()) for name, leaf in masks.items()}
 
 
-@pytest.mark.parametrize('rotate', [None, 3])
-@pytest.mark.parametrize('scope', ['tensor', 'row', 'joint', 'global'])
+_SCOPES = ['tensor', 'row', 'joint', 'global']
+
+
+@pytest.mark.parametrize(
+  'scope, rotate',
+  [
+    *((scope, None) for scope in _SCOPES),
+    # Each is a program of its own.
+    *(
+      pytest.param(scope, 3, marks=[] if scope == 'joint' else [pytest.mark.long])
+      for scope in _SCOPES
+    ),
+  ],
+)
 def test_the_budget_is_exact_in_every_step(scope, rotate):
   seen = _run(scope, rotate)
   first, moved = _counts(seen[0][1]), set()
