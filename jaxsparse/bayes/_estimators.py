@@ -171,9 +171,11 @@ def _local(product, apply, weight, x):
   mean = apply(x, weight.mu)
   square = x if product.kind == 'embed' else x * x
   variance = apply(square, _map_values(lambda s: s * s, weight.sigma))
-  # In the layout of what it is added to, or every layer would be copied.
   held = isinstance(weight.mu, sparse.SparseArray) and product.kind == 'dot'
   noise = _noise.normal(weight.key, mean.shape, mean.dtype, feature_major=held)
+  if held and mean.ndim == 2:
+    # As the products lie in memory: XLA would copy each of them to another layout.
+    return (mean.T + _sqrt(variance.T) * noise.T).T
   return mean + _sqrt(variance) * noise
 
 

@@ -3,6 +3,7 @@
 from flax import nnx
 import flax.linen as nn
 import jax
+from jax import test_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -148,4 +149,4 @@ def test_the_gradient_of_local_noise_equals_finite_differences():
     return jnp.sum(jnp.sin(js.bayes.noisy_product(product, node, x)))
 
   rho = params.rho['kernel']
-  jax.test_util.check_grads(jax.jit(loss), (rho,), 1, ['rev'], 1e-2, 1e-2, eps=1e-2)
+  test_util.check_grads(jax.jit(loss), (rho,), 1, ['rev'], 1e-2, 1e-2, eps=1e-2)
