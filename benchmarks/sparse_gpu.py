@@ -1,6 +1,7 @@
 """Are the Pallas kernels right on this GPU, and what are they worth there?
 
   python benchmarks/sparse_gpu.py [--budget=140] [--out=sparse_gpu.csv] [--interpret]
+      [--no-check] [--batches=512,4096,128]
 
 First every kernel is compared with NumPy in float64; a failure stops no other one. Then
 blocks of 32x32 and N:M weights are timed against dense XLA products of the same dtype
