@@ -243,7 +243,7 @@ def test_images_of_no_class_are_made_of_our_own():
 def test_a_table_has_a_line_per_method():
   columns = _bayesian_report.result_columns(['x'])
   row = dict.fromkeys(columns, '0.5')
-  rows = [dict(row, method='rigl_95', nll=n) for n in ('0.3', '0.4')]
+  rows = [dict(row, method='rigl_95', nll=n, one_nll=n) for n in ('0.3', '0.4')]
   text = _bayesian_report.table(rows)
   assert '0.3500 ± 0.0707' in text.splitlines()[2]
   assert ' - / ' not in text.splitlines()[0] and '50.0 ± 0.0 / - / 50.0' in text
