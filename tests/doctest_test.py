@@ -19,7 +19,13 @@ def _examples(module):
   return [t for t in finder.find(module, module.__name__) if t.examples]
 
 
-@pytest.mark.parametrize('name', ['jaxsparse', *_MODULES])
+def _as_parameter(name):
+  # A whole row of the conformance table, which has a test for each of its checks.
+  long = name == 'jaxsparse.testing._transform'
+  return pytest.param(name, marks=pytest.mark.long) if long else name
+
+
+@pytest.mark.parametrize('name', map(_as_parameter, ['jaxsparse', *_MODULES]))
 def test_examples_run(name):
   runner = doctest.DocTestRunner(verbose=False)
   report = io.StringIO()

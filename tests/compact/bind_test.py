@@ -33,6 +33,16 @@ class _Images(nn.Module):
     return nn.Dense(3, name='head')(x)
 
 
+class _Image(nn.Module):
+  """A convolution with statistics, and a head."""
+
+  @nn.compact
+  def __call__(self, x, train: bool = True):
+    x = nn.Conv(6, (3, 3), strides=2, padding='VALID', name='conv')(x)
+    x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+    return nn.Dense(3, name='head')(x.reshape(x.shape[0], -1))
+
+
 class _Text(nn.Module):
   """A table that is read from both sides, and attention."""
 
@@ -72,7 +82,9 @@ def _inputs(model):
   return jax.random.normal(jax.random.key(5), (3, 9, 9, 2))
 
 
-@pytest.mark.parametrize('model', [_Images, _Text])
+@pytest.mark.parametrize(
+  'model', [_Image, _Text, pytest.param(_Images, marks=pytest.mark.long)]
+)
 def test_outputs_and_gradients_are_those_of_the_masked_model(model):
   net, x = model(), _inputs(model)
   variables = jax.jit(net.init)(jax.random.key(0), x)

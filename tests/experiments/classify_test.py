@@ -98,6 +98,7 @@ def whole(job, tmp_path_factory):
   return workdir, done.stdout
 
 
+@pytest.mark.long
 def test_on_nonzeros_the_same_network_is_trained(job, whole, tmp_path):
   workdir = tmp_path / 'run'
   done = _run(
@@ -193,6 +194,7 @@ def test_a_finished_run_in_a_read_only_directory_shows_its_table(job, whole):
   assert before == {path: path.read_bytes() for path in workdir.glob('*.*')}
 
 
+@pytest.mark.long
 def test_several_sparsities_become_a_curve_and_options_may_be_new(job, tmp_path):
   config = tmp_path / 'several.py'
   static = [
