@@ -35,7 +35,7 @@ class Row:
     grows: whether weights grow at 0.
     dense_gradient: whether the inner optimizer sees gradients off the mask.
     any_tree: whether it takes other trees than the small network.
-    variant: of another row; its slow checks are for `--all`.
+    variant: of another row; its checks are for `--all`.
     prepare: makes what it takes of the small network.
   """
 
@@ -179,7 +179,7 @@ _ROWS = {
   'rigl_block': _rigl_variant(structure=js.masks.Block((4, 2))),
   'rigl_channel': _rigl_variant(structure=js.masks.Channel()),
   'rigl_nm': _rigl_variant(structure=js.masks.NM(1, 4)),
-  'dsl': Row(_dsl, grows=True, variant=True),
+  'dsl': Row(_dsl, grows=True),
   'dsl_released': Row(
     _dsl_released,
     {f'{n}/kernel': k for n, k in _released_counts().items()},
@@ -205,19 +205,14 @@ def _history(name):
   return js.testing.train(_ROWS[name].make_tx, prepare=_ROWS[name].prepare)
 
 
-@pytest.fixture(params=_ROWS)
+def _as_parameter(name):
+  # Rows that repeat what another row checks, with other arguments.
+  return pytest.param(name, marks=pytest.mark.long if _ROWS[name].variant else [])
+
+
+@pytest.fixture(params=map(_as_parameter, _ROWS))
 def name(request):
   return request.param
-
-
-# What compiles several programs, or one for several devices.
-slow = pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(name, marks=[pytest.mark.long] if row.variant else [])
-    for name, row in _ROWS.items()
-  ],
-)
 
 
 @pytest.fixture
@@ -275,7 +270,6 @@ def test_checkpoint(history):
   js.testing.check_checkpoint(history)
 
 
-@slow
 @pytest.mark.parametrize('batch_step', [False, True])
 def test_vmap_over_seeds(history, batch_step):
   js.testing.check_vmap(history, batch_step=batch_step)
@@ -292,7 +286,6 @@ def test_float32_stays(history):
   assert before == after
 
 
-@slow
 def test_containers(row, history):
   if row.any_tree:
     js.testing.check_containers(history)
@@ -308,13 +301,11 @@ def test_odd_trees(row, history):
     js.testing.check_odd_trees(history)
 
 
-@slow
 @pytest.mark.parametrize('num_devices', [2, 8])
 def test_replicas(history, num_devices):
   js.testing.check_replicas(history, num_devices=num_devices)
 
 
-@slow
 def test_sharded_params(history):
   js.testing.check_sharded(history)
 

@@ -237,6 +237,7 @@ def test_one_rewiring_of_every_kind(kwargs):
   _same((dense, dense_state), (params, state), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 def test_stacked_layers_rewire_each_with_a_rho_of_its_own():
   leaf = js.Leaf('kernel', (3, 6, 8), jnp.dtype('float32'), (0,), (1,), (2,))
   posterior = js.bayes.ssvi(

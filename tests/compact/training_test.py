@@ -73,7 +73,9 @@ def _steppers(tx, compact_tx):
   return masked, jax.jit(compact, donate_argnums=(0, 1))
 
 
-@pytest.mark.parametrize('inner', [_clipped_adam, _decayed])
+@pytest.mark.parametrize(
+  'inner', [_clipped_adam, pytest.param(_decayed, marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize('name', ['static', 'set', 'rigl'])
 def test_masked_and_compact_take_the_same_steps(name, inner):
   tx = _transform(name, inner())
