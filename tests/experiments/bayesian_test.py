@@ -64,12 +64,19 @@ def _rows(path):
     return list(csv.DictReader(file))
 
 
-def test_a_run_ends_in_figures_and_goes_on_where_it_was(tmp_path):
-  (tmp_path / 'tiny.py').write_text(_CONFIG)
-  workdir = tmp_path / 'run'
-  run = _run(tmp_path, f'--workdir={workdir}')
+@pytest.fixture(scope='module')
+def job(tmp_path_factory):
+  """A folder with the config, and the whole run of it."""
+  folder = tmp_path_factory.mktemp('job')
+  (folder / 'tiny.py').write_text(_CONFIG)
+  run = _run(folder, f'--workdir={folder / "run"}')
   assert run.returncode == 0, run.stderr
-  rows = _rows(workdir / 'results.csv')
+  return folder, _rows(folder / 'run' / 'results.csv')
+
+
+def test_a_run_ends_in_figures_and_goes_on_where_it_was(job):
+  folder, rows = job
+  workdir = folder / 'run'
   assert [(r['method'], r['seed'], r['members']) for r in rows] == [
     ('ssvi', '0', '2'), ('ssvi', '1', '2'), ('dropped', '0', '1'),
     ('dropped', '1', '1'), ('pair', '0+1', '2'),
@@ -91,14 +98,17 @@ def test_a_run_ends_in_figures_and_goes_on_where_it_was(tmp_path):
     writer = csv.DictWriter(file, rows[0], lineterminator='\n')
     writer.writeheader()
     writer.writerows(kept)
-  again = _run(tmp_path, f'--workdir={workdir}')
+  again = _run(folder, f'--workdir={workdir}')
   assert again.returncode == 0, again.stderr
   assert _rows(workdir / 'results.csv')[-1] == rows[1]
 
-  # On nonzeros the same posterior is trained, with the same noise.
-  compact = tmp_path / 'compact'
+
+@pytest.mark.long
+def test_on_nonzeros_the_same_posterior_is_trained_with_the_same_noise(job):
+  folder, rows = job
+  compact = folder / 'compact'
   run = _run(
-    tmp_path, f'--workdir={compact}', '--config.execution=compact',
+    folder, f'--workdir={compact}', '--config.execution=compact',
     '--config.only=ssvi',
   )  # fmt: skip
   assert run.returncode == 0, run.stderr
@@ -249,6 +259,7 @@ def test_a_table_has_a_line_per_method():
   assert ' - / ' not in text.splitlines()[0] and '50.0 ± 0.0 / - / 50.0' in text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('estimator', ['local_reparametrization', 'flipout'])
 def test_an_estimator_that_needs_the_layers_trains_an_unmodified_model(estimator):
   config = _config(_SSVI, estimator=estimator, temperature=0.0)

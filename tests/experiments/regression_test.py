@@ -79,6 +79,7 @@ def test_units_are_those_of_the_targets_and_splits_do_not_touch():
   assert math.isclose(larger[0]['nll'], both[1]['nll'] + math.log(1000), abs_tol=1e-3)
 
 
+@pytest.mark.long
 def test_another_estimator_and_noise_that_depends_on_the_input():
   model = dict(features=(8,), heteroscedastic=True)
   config = _config(

@@ -385,6 +385,7 @@ def test_mistakes():
   compare(*make((40, 48), 0.2, block=2), 3, 'reference')
 
 
+@pytest.mark.long
 def test_the_reference_gathers_in_chunks(monkeypatch):
   monkeypatch.setattr(_reference, '_CHUNK', 64)
   jax.clear_caches()

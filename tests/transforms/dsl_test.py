@@ -219,6 +219,7 @@ def test_starts():
   assert kept.sum() == 36 and kept[np.arange(12), strongest].all()
 
 
+@pytest.mark.long
 def test_tensors_and_the_last_gradient_train_on_nonzeros():
   model = nn.Dense(8, use_bias=False)
   inputs = jax.random.normal(jax.random.key(1), (16, 12))
