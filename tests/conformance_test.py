@@ -210,7 +210,7 @@ def _as_parameter(name):
   return pytest.param(name, marks=pytest.mark.long if _ROWS[name].variant else [])
 
 
-@pytest.fixture(params=map(_as_parameter, _ROWS))
+@pytest.fixture(params=[_as_parameter(name) for name in _ROWS])
 def name(request):
   return request.param
 

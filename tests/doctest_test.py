@@ -25,7 +25,7 @@ def _as_parameter(name):
   return pytest.param(name, marks=pytest.mark.long) if long else name
 
 
-@pytest.mark.parametrize('name', map(_as_parameter, ['jaxsparse', *_MODULES]))
+@pytest.mark.parametrize('name', [_as_parameter(n) for n in ('jaxsparse', *_MODULES)])
 def test_examples_run(name):
   runner = doctest.DocTestRunner(verbose=False)
   report = io.StringIO()
