@@ -222,7 +222,8 @@ def _kl(family, e: _Entry, prior):
 
 def _log_prob(family, e: _Entry, theta):
   mask = _held.active(e.mask)
-  off = jnp.any(~mask & (theta != 0)) & ~_held.is_held(e.mask)
+  # What a pattern has no place for is padding, and no weight off the mask.
+  off = jnp.any(~mask & (theta != 0)) & (not _held.is_held(e.mask))
   if e.leaf is None:
     return jnp.where(off, -jnp.inf, 0.0)
   log_sigma = family.link.log_sigma(e.rho).astype(jnp.float32)
