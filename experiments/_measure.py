@@ -1,4 +1,4 @@
-"""Accuracy on a split, and seconds per step."""
+"""Accuracy on a split, sparsity, and seconds per step."""
 
 import time
 
@@ -37,6 +37,26 @@ def evaluator(model, data: datasets.Data):
     return loss / count, correct / count
 
   return evaluate
+
+
+def prunable_names(method) -> list[str]:
+  """The leaves whose density is recorded; of a method with `init`."""
+  params = jax.eval_shape(method.init, 0).params
+  return [name for name, leaf in js.leaves_of(params).items() if js.kernels(leaf)]
+
+
+def sparsity_row(method, state) -> dict:
+  """Densities and sparsities of a state that has its masks, for metrics.csv.
+
+  Args:
+    method: with `init`, and `sparse`: whether the state has masks.
+    state: a `TrainState`.
+  """
+  stats = js.summary.stats(state.params, state.opt_state if method.sparse else None)
+  row = {f'density/{name}': 1.0 for name in prunable_names(method)}
+  row.update({f'density/{name}': value for name, value in stats.density.items()})
+  row.update(sparsity=stats.nominal_sparsity, whole_sparsity=stats.whole_model_sparsity)
+  return row
 
 
 def step_times(config, methods, batches, data=None) -> dict[str, float]:

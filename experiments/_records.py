@@ -46,9 +46,11 @@ class Table:
     with self.path.open('a', newline='') as file:
       file.write(self._text([row]))
 
-  def keep(self, wanted) -> None:
-    """Drops the rows for which `wanted(row)` is false."""
-    kept = [row for row in self.rows if wanted(row)]
+  def rewind(self, method: str, seed, step: int) -> None:
+    """Drops the rows of a method and seed after a step: they are made again."""
+    pair = (method, str(seed))
+    later = lambda r: (r['method'], r['seed']) == pair and int(r['step']) > step
+    kept = [row for row in self.rows if not later(row)]
     if len(kept) < len(self.rows):
       self.rows = kept
       self._write_all()

@@ -99,14 +99,6 @@ def leaf_choice(masks, most: int = 12) -> str:
   return f'{pruned or "nothing"}; dense: {dense or "nothing"}'
 
 
-def log_scalars(writer, row: dict, step: int) -> None:
-  """Writes a row to TensorBoard."""
-  for name, value in row.items():
-    if isinstance(value, float) and np.isfinite(value):
-      writer.add_scalar(name, value, step)
-  writer.flush()
-
-
 def num_bytes(tree) -> int:
   """The bytes of the arrays of a tree."""
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -192,8 +192,7 @@ def train_one(config, method, seed, source, workdir, metrics) -> bool:
 
   def on_start(state):
     # Rows of steps that the checkpoint does not know are about to be made again.
-    pair, step = (method.name, str(seed)), int(state.step)
-    metrics.keep(lambda r: (r['method'], r['seed']) != pair or int(r['step']) <= step)
+    metrics.rewind(method.name, seed, int(state.step))
 
   def on_steps(state, values):
     step = int(state.step)

@@ -24,8 +24,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tensorboardX
-import tqdm
 
 from experiments import (
   _commands,
@@ -36,6 +34,7 @@ from experiments import (
   _report,
   _schedules,
   _settings,
+  _watch,
   datasets,
   models,
 )
@@ -98,7 +97,7 @@ def main(argv):
   source = Source(data, *map(_on_devices, splits), num_steps)
   methods = [build_method(config, spec, source) for spec in specs]
   lock = _records.claim(workdir, config)
-  leaves = prunable_names(methods[0])
+  leaves = _measure.prunable_names(methods[0])
   metrics = _records.Table(workdir / 'metrics.csv', _report.metric_columns(leaves))
   results = _records.Table(workdir / 'results.csv', _report.RESULT_COLUMNS)
   print(f'{len(data.train[1]):,} training images, {num_steps:,} steps; {workdir}/')
@@ -211,12 +210,6 @@ def twins(config, methods, source: Source) -> list[Method]:
   ]
 
 
-def prunable_names(method: Method):
-  """The leaves whose density is recorded."""
-  params = jax.eval_shape(method.init, 0).params
-  return [name for name, leaf in js.leaves_of(params).items() if js.kernels(leaf)]
-
-
 def train(config, method, seed, source, workdir, metrics, results) -> bool:
   """Trains one method with one seed; False when a signal ended it early."""
   per_call = config.steps_per_call
@@ -225,47 +218,23 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
   label = f'{method.name}-{seed}'
   target = _settings.final_sparsity(method.spec)
   state = method.execution.start(method.init(seed))
-  bar = writer = clock = None
+  watch = _watch.Watch(method.name, seed, source.num_steps, workdir, metrics)
   seen = ''
 
   def batches(step):
     return datasets.batch_indices(num_train, config.batch_size, step, seed)
 
-  def on_start(state):
-    nonlocal bar, writer
-    step = int(state.step)
-    # Rows of steps that the checkpoint does not know are about to be made again.
-    pair = (method.name, str(seed))
-    metrics.keep(lambda r: (r['method'], r['seed']) != pair or int(r['step']) <= step)
-    events = str(workdir / 'tensorboard' / label)
-    writer = tensorboardX.SummaryWriter(events, purge_step=step + 1)
-    bar = tqdm.tqdm(
-      total=source.num_steps, initial=step, desc=f'{label:>16}', unit='step',
-      disable=not sys.stderr.isatty(), mininterval=0.2,
-    )  # fmt: skip
-
   def on_steps(state, values):
-    nonlocal clock, seen
+    nonlocal seen
     step = int(state.step)
     loss, accuracy = (float(np.mean(values[k])) for k in ('loss', 'accuracy'))
-    bar.update(step - bar.n)
-    bar.set_postfix_str(f'loss {loss:.3f}, acc {accuracy:.1%}{seen}', refresh=False)
-    if clock is None:
-      clock = time.time(), step  # The first call compiles.
+    watch.advance(step, f'loss {loss:.3f}, acc {accuracy:.1%}{seen}')
     if step % eval_every and step != source.num_steps:
       return None
-    rate = (step - clock[1]) / max(time.time() - clock[0], 1e-9)
     row = evaluate_row(method, state, source)
-    row.update(
-      method=method.name, seed=seed, step=step, train_loss=loss,
-      train_accuracy=accuracy, steps_per_second=rate or float('nan'),
-    )  # fmt: skip
-    metrics.append(row)
-    _report.log_scalars(writer, row, step)
+    row.update(train_loss=loss, train_accuracy=accuracy)
+    watch.record(row, step, _report.progress)
     seen = f', val acc {row["val_accuracy"]:.1%}, sparsity {row["sparsity"]:.1%}'
-    if bar.disable:
-      print(f'{label:>16} step {step:>6}  {_report.progress(row)}', flush=True)
-    clock = time.time(), step
     # A network that is not sparse yet is no candidate.
     return row['val_accuracy'] if row['sparsity'] > target - 5e-3 else None
 
@@ -280,10 +249,9 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
       method.step_fn, state, batches, source.num_steps, data=source.train,
       steps_per_call=per_call if per_call > 1 else None, checkpoints=checkpoints,
       save_every=_settings.rounded(save_every, per_call),
-      on_start=on_start, on_steps=on_steps,
+      on_start=lambda state: watch.start(int(state.step)), on_steps=on_steps,
     )  # fmt: skip
-    bar.close()
-    writer.close()
+    watch.close()
     if run.finished:
       results.append(test_row(config, method, seed, source, run.state, checkpoints))
   return run.finished
@@ -292,14 +260,8 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
 def evaluate_row(method: Method, state, source: Source) -> dict:
   """Validation loss and accuracy, sparsity and densities of a state."""
   state = method.execution.dense(state)
-  stats = js.summary.stats(state.params, state.opt_state if method.sparse else None)
-  row = {f'density/{name}': 1.0 for name in prunable_names(method)}
-  row.update({f'density/{k}': v for k, v in stats.density.items()})
-  loss, accuracy = method.evaluate(state, source.validation)
-  row.update(
-    val_loss=loss, val_accuracy=accuracy, sparsity=stats.nominal_sparsity,
-    whole_sparsity=stats.whole_model_sparsity,
-  )  # fmt: skip
+  row = _measure.sparsity_row(method, state)
+  row['val_loss'], row['val_accuracy'] = method.evaluate(state, source.validation)
   return row
 
 

@@ -213,9 +213,8 @@ def train(config, method, seed, source, workdir, metrics, results, warm) -> bool
 
   def on_start(state):
     # Rows of steps that the checkpoint does not know are about to be made again.
-    pair, step = (method.name, str(seed)), int(state.step)
-    mine = lambda row: (row['method'], row['seed']) == pair
-    metrics.keep(lambda row: not mine(row) or int(row['step']) <= step)
+    metrics.rewind(method.name, seed, int(state.step))
+    mine = lambda row: (row['method'], row['seed']) == (method.name, str(seed))
     for row in [r for r in metrics.rows if mine(r)][-1:]:
       clock.go_on(row)
 

@@ -101,8 +101,7 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
     nonlocal bar, before
     before = int(state.step)
     # Rows of steps that the checkpoint does not know are about to be made again.
-    pair = (method.name, str(seed))
-    metrics.keep(lambda r: (r['method'], r['seed']) != pair or int(r['step']) <= before)
+    metrics.rewind(method.name, seed, before)
     bar = tqdm.tqdm(
       total=source.num_steps, initial=before, desc=f'{label:>24}', unit='step',
       disable=not sys.stderr.isatty(), mininterval=0.2,

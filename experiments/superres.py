@@ -21,8 +21,6 @@ from typing import Any, NamedTuple
 from absl import app, flags, logging
 import jax
 import jax.numpy as jnp
-import tensorboardX
-import tqdm
 
 from experiments import (
   _commands,
@@ -34,6 +32,7 @@ from experiments import (
   _superres_evaluation,
   _superres_report,
   _superres_settings,
+  _watch,
   datasets,
   models,
 )
@@ -87,7 +86,7 @@ def main(argv):
   source = Source(*_superres_settings.load(config, _DATA_DIR.value))
   methods = [build_method(config, spec) for spec in specs]
   lock = _records.claim(workdir, config)
-  leaves = prunable_names(methods[0])
+  leaves = _measure.prunable_names(methods[0])
   metrics = _records.Table(
     workdir / 'metrics.csv', _superres_report.metric_columns(config, leaves)
   )
@@ -171,53 +170,23 @@ def build_method(config, spec) -> Method:
   )  # fmt: skip
 
 
-def prunable_names(method: Method):
-  """The leaves whose density is recorded."""
-  params = jax.eval_shape(method.init, 0).params
-  return [name for name, leaf in js.leaves_of(params).items() if js.kernels(leaf)]
-
-
 def train(config, method, seed, source, workdir, metrics, results) -> bool:
   """Trains one method with one seed; False when a signal ended it early."""
   label = f'{method.name}-{seed}'
   state = method.execution.start(method.init(seed))
-  bar = writer = clock = support = None
-
-  def on_start(state):
-    nonlocal bar, writer
-    step = int(state.step)
-    # Rows of steps that the checkpoint does not know are about to be made again.
-    pair = (method.name, str(seed))
-    metrics.keep(lambda r: (r['method'], r['seed']) != pair or int(r['step']) <= step)
-    events = str(workdir / 'tensorboard' / label)
-    writer = tensorboardX.SummaryWriter(events, purge_step=step + 1)
-    bar = tqdm.tqdm(
-      total=config.num_steps, initial=step, desc=f'{label:>16}', unit='step',
-      disable=not sys.stderr.isatty(), mininterval=0.2,
-    )  # fmt: skip
+  watch = _watch.Watch(method.name, seed, config.num_steps, workdir, metrics)
+  support = None
 
   def on_steps(state, values):
-    nonlocal clock, support
+    nonlocal support
     step, loss = int(state.step), float(values['loss'])
-    bar.update(step - bar.n)
-    bar.set_postfix_str(f'loss {loss:.4f}', refresh=False)
-    if clock is None:
-      clock = time.time(), step  # The first call compiles.
+    watch.advance(step, f'loss {loss:.4f}')
     if step % config.eval_every and step != config.num_steps:
       return
-    rate = (step - clock[1]) / max(time.time() - clock[0], 1e-9)
     row = evaluate_row(config, method, state, source, support)
     support = jax.device_get(js.summary.support(state.opt_state))
-    row.update(
-      method=method.name, seed=seed, step=step, train_loss=loss,
-      steps_per_second=rate or float('nan'),
-    )  # fmt: skip
-    metrics.append(row)
-    _report.log_scalars(writer, row, step)
-    if bar.disable:
-      seen = _superres_report.progress(row, config.scale)
-      print(f'{label:>16} step {step:>6}  {seen}', flush=True)
-    clock = time.time(), step
+    row['train_loss'] = loss
+    watch.record(row, step, lambda r: _superres_report.progress(r, config.scale))
 
   with js.checkpoint.open_dir(
     workdir / 'checkpoints' / label,
@@ -227,10 +196,9 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
     run = js.training.run(
       method.step_fn, state, lambda step: batch_of(config, source, step, seed),
       config.num_steps, checkpoints=checkpoints, save_every=config.checkpoint_every,
-      on_start=on_start, on_steps=on_steps,
+      on_start=lambda state: watch.start(int(state.step)), on_steps=on_steps,
     )  # fmt: skip
-    bar.close()
-    writer.close()
+    watch.close()
   if run.finished:
     results.append(test_row(config, method, seed, source, run.state, workdir))
   return run.finished
@@ -239,14 +207,8 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
 def evaluate_row(config, method: Method, state, source: Source, support) -> dict:
   """Validation, sparsity, and for soft shrinkage the ceiling and the thresholds."""
   state = method.execution.dense(state)
-  stats = js.summary.stats(state.params, state.opt_state if method.sparse else None)
   rate = float(_superres_settings.learning_rate(config)(int(state.step) - 1))
-  row = {f'density/{name}': 1.0 for name in prunable_names(method)}
-  row.update({f'density/{k}': v for k, v in stats.density.items()})
-  row.update(
-    learning_rate=rate, sparsity=stats.nominal_sparsity,
-    whole_sparsity=stats.whole_model_sparsity,
-  )  # fmt: skip
+  row = {'learning_rate': rate, **_measure.sparsity_row(method, state)}
   if js.summary.support(state.opt_state) is not None:
     alpha = method.spec['kwargs'].get('alpha', 0.95)
     is_iss_p = method.spec['transform'] == 'iss_p'

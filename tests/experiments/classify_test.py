@@ -503,15 +503,17 @@ def test_the_default_config_is_valid_and_compares_five_methods():
 
 def test_a_table_drops_the_row_that_a_kill_cut_off(tmp_path):
   path = tmp_path / 'rows.csv'
-  table = _records.Table(path, ('step', 'loss'))
-  table.append({'step': 1, 'loss': 0.5})
-  table.append({'step': 2, 'loss': 0.25})
+  columns = ('method', 'seed', 'step')
+  table = _records.Table(path, columns)
+  for method, step in (('a', 1), ('a', 2), ('b', 2)):
+    table.append({'method': method, 'seed': 0, 'step': step})
   with path.open('a') as file:
-    file.write('3,0.12')
-  again = _records.Table(path, ('step', 'loss'))
-  assert [r['step'] for r in again.rows] == ['1', '2']
-  again.keep(lambda row: int(row['step']) < 2)
-  again.append({'step': 2, 'loss': 0.125})
-  assert path.read_text() == 'step,loss\n1,0.5\n2,0.125\n'
+    file.write('a,0')
+  again = _records.Table(path, columns)
+  assert [r['step'] for r in again.rows] == ['1', '2', '2']
+  # The steps after a checkpoint are made again, those of other runs stay.
+  again.rewind('a', 0, 1)
+  again.append({'method': 'a', 'seed': 0, 'step': 2})
+  assert path.read_text() == 'method,seed,step\na,0,1\nb,0,2\na,0,2\n'
   with pytest.raises(ValueError, match='another --workdir'):
     _records.Table(path, ('step', 'error'))
