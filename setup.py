@@ -38,7 +38,9 @@ _SAFETENSORS = ['safetensors>=0.4.3']
 _GRAIN = ['grain>=0.2.18']
 # js.export.serialize and deserialize: jax.export needs it and does not bring it.
 _EXPORT = ['flatbuffers>=24.3', *_SAFETENSORS]
-_TEST = ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.5', *_EXPORT, *_GRAIN]
+# A test looks into the source archive; from 3.12 on Python brings no setuptools.
+_TEST = ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.5', 'setuptools>=64']
+_TEST += [*_EXPORT, *_GRAIN]
 _DEV = ['mypy>=1.15', 'pre-commit>=3.7', 'ruff>=0.9']
 
 # One library serves every machine of an architecture: each file of kernels has the
