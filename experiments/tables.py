@@ -1,4 +1,4 @@
-"""Prints the tables of the README from the results of finished runs.
+"""Prints the tables of the documentation from the results of finished runs.
 
     python -m experiments.tables experiments/results/fashion_mnist_lenet300.csv
     python -m experiments.tables --brief FILE   # the main columns, for bayesian.py

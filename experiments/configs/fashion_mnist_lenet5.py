@@ -6,7 +6,7 @@ r"""LeNet-5 (6-16-120-84) on Fashion-MNIST at 90, 95 and 98 %: 3 seeds, 20 epoch
 DIR holds the prepared data set; `:0.9` instead of `:all` runs one sparsity.
 Time: about two minutes a run on one core of an AMD EPYC (Zen 4), 57 runs. Test accuracy:
 dense 90.26 ± 0.06 %; at 90 % small dense 87.21, static 88.74, SET 88.94, RigL 88.59, GMP
-89.72, one-shot 89.00; the rest is in the README.
+89.72, one-shot 89.00; the rest is in `docs/results.md`.
 
 The sizes are those of LeCun et al. (1998): Caffe's 20-50-500 costs several times as much.
 """
