@@ -41,6 +41,8 @@ _EXPORT = ['flatbuffers>=24.3', *_SAFETENSORS]
 # A test looks into the source archive; from 3.12 on Python brings no setuptools.
 _TEST = ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.5', 'setuptools>=64']
 _TEST += [*_EXPORT, *_GRAIN]
+# launch/docs.sh; latex2mathml: equations without a script from the network.
+_DOCS = ['furo>=2024.8', 'latex2mathml>=3.77', 'myst-parser>=4', 'sphinx>=8.2']
 _DEV = ['mypy>=1.15', 'pre-commit>=3.7', 'ruff>=0.9']
 
 # One library serves every machine of an architecture: each file of kernels has the
@@ -118,6 +120,7 @@ setuptools.setup(
   extras_require={
     'cuda12': ['jax[cuda12]'],
     'dev': _DEV,
+    'docs': _DOCS,
     'experiments': _EXPERIMENTS,
     'export': _EXPORT,
     'grain': _GRAIN,

@@ -1,4 +1,4 @@
-"""Draws the figures of the documentation: `python docs/figures.py [NAME...]`.
+"""Draws the figures of the documentation: `python -m docs.figures [NAME...]`.
 
 They show what is committed: the results in `experiments/results`, the tables of
 `docs/speed.md`, and tiny runs on the digits that scikit-learn ships, which are the same
@@ -9,8 +9,11 @@ import csv
 import pathlib
 import sys
 
-import matplotlib
+from matplotlib import colors
+import numpy as np
+from PIL import Image
 
+from docs import figure_runs
 from jaxsparse.plots import _style
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -20,12 +23,74 @@ _SHOWN = ('gmp', 'rigl', 'set', 'static_erk', 'small_dense')
 
 
 def main(names):
-  # Text stays text, and names of clip paths do not change from run to run.
-  matplotlib.rcParams |= {'svg.fonttype': 'none', 'svg.hashsalt': 'jaxsparse'}
   figures = {'overview': overview}
+  figures |= {name: lambda n=name: method(n) for name in figure_runs.names()}
+  figures |= {name: lambda n=name: plan(n) for name in figure_runs.plans()}
   for name in names or figures:
     figures[name]()
-    print(f'{_FOLDER / name}.svg')
+    print(f'docs/figures/{name}.png')
+
+
+def method(name):
+  """The weights of one leaf over a run, and how many of them there are."""
+  trace = figure_runs.trace(name)
+  figure, axes = _style.new_figure(1, 2, (9, 3))
+  axis = axes[0, 0]
+  shown = np.abs(np.where(trace.kept, trace.weights, 0))[:, _chosen(trace.kept)].T
+  # Pruned weights are white, whatever their size was.
+  active = np.ma.masked_equal(shown, 0)
+  high = float(np.quantile(active.compressed(), 0.99))
+  norm = colors.LogNorm(high / 300, high, clip=True)
+  image = axis.imshow(
+    active, norm=norm, cmap='viridis_r', aspect='auto', interpolation='none',
+    extent=(0, len(trace.kept), len(shown), 0),
+  )  # fmt: skip
+  axis.grid(False)
+  axis.set(xlabel='step', ylabel='weight', title='weights of one layer; pruned: white')
+  figure.colorbar(image, ax=axis, label=trace.label, pad=0.02)
+  axis = axes[0, 1]
+  steps = np.arange(1, len(trace.kept) + 1)
+  for i, (leaf, density) in enumerate(trace.density.items()):
+    axis.plot(steps, 100 * density, label=f'{leaf}: kept', **_style.line_style(i))
+  ever = np.maximum.accumulate(trace.kept, axis=0).mean(axis=1)
+  axis.plot(steps, 100 * ever, color='0.4', linestyle=':', label='ever kept, left')
+  axis.set(xlabel='step', ylabel='share of weights (%)', ylim=(0, 104))
+  axis.set_title('how many are kept')
+  axis.legend(frameon=False, fontsize=8)
+  _save(figure, name)
+
+
+def plan(name):
+  """Which of 60 records each of 60 steps sees, and how many have been seen."""
+  found = figure_runs.plans()[name]
+  seen = np.zeros((60, 60))
+  for step in range(60):
+    indices, weights = found.batch(step)
+    np.add.at(seen[:, step], np.asarray(indices), np.asarray(weights))
+  figure, axes = _style.new_figure(1, 2, (9, 3))
+  axis = axes[0, 0]
+  image = axis.imshow(
+    np.ma.masked_equal(seen, 0), cmap='viridis_r', aspect='auto', vmin=0, vmax=3,
+    interpolation='none', extent=(0, 60, 60, 0),
+  )  # fmt: skip
+  axis.grid(False)
+  axis.set(xlabel='step', ylabel='record', title='what each batch holds')
+  figure.colorbar(image, ax=axis, label='weight in the batch', pad=0.02)
+  axis = axes[0, 1]
+  ever = (np.maximum.accumulate(seen, axis=1) > 0).mean(axis=0)
+  axis.plot(np.arange(1, 61), 100 * ever, **_style.line_style(0))
+  axis.set(xlabel='step', ylabel='records seen so far (%)', ylim=(0, 104))
+  axis.set_title('how much of the data is seen')
+  _save(figure, name)
+
+
+def _chosen(kept, count=48):
+  """Columns of weights that were ever kept, by when that began and ended."""
+  ever = np.flatnonzero(kept.any(axis=0))
+  first = kept.argmax(axis=0)
+  last = len(kept) - kept[::-1].argmax(axis=0)
+  ordered = sorted(ever, key=lambda i: (first[i], -last[i], i))
+  return [ordered[round(i)] for i in np.linspace(0, len(ordered) - 1, count)]
 
 
 def overview():
@@ -92,7 +157,12 @@ def _table_of(page, row):
 
 
 def _save(figure, name):
-  figure.savefig(_FOLDER / f'{name}.svg', metadata={'Date': None})
+  """Few colours make small files, and the same ones every time."""
+  figure.set_dpi(140)
+  figure.canvas.draw()
+  pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+  image = Image.fromarray(pixels).quantize(96, dither=Image.Dither.NONE)
+  image.save(_FOLDER / f'{name}.png', optimize=True)
 
 
 if __name__ == '__main__':

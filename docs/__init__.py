@@ -1,0 +1,1 @@
+"""The documentation; `python -m docs.tables` and `docs.figures` make its parts."""
