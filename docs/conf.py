@@ -30,6 +30,7 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 napoleon_attr_annotations = False
+napoleon_custom_sections = [('Raises (when called)', 'returns_style')]
 autodoc_default_options = {'members': True, 'imported-members': True}
 autodoc_member_order = 'alphabetical'
 autodoc_preserve_defaults = True  # `distributions.erk`, not <function erk at 0x...>.

@@ -7,22 +7,38 @@ they look like, and an indented block is shown as it stands.
 
 import re
 
-# What is already markup: roles, code, and links; the rest is plain text.
-_MARKUP = re.compile(r'(:[\w:]+:`[^`]+`|``[^`]+``|`[^`]+`)')
+from sphinx.util import inspect
+
+# What is already markup: roles, code, and words in stars; the rest is plain text.
+_MARKUP = re.compile(
+  r'(:[\w:]+:`[^`]+`|``[^`]+``|`[^`]+`|(?<!\S)\*[A-Za-z][A-Za-z -]*\*(?![\w*]))'
+)
 _ARXIV = re.compile(r'arXiv (\d{4}\.\d{4,5})')
-_SECTION = re.compile(r'(Args|Attributes|Returns|Yields|Raises|Examples?|Note):$')
+_SECTION = re.compile(
+  r'(Args|Attributes|Returns|Yields|Raises|Raises \(when called\)|Examples?|Note):$'
+)
 
 
 def setup(app):
   # Before napoleon, which takes the sections apart.
   app.connect('autodoc-process-docstring', _process, priority=400)
   app.connect('autodoc-skip-member', _skip)
+  app.connect('autodoc-process-signature', _sign)
   return {'parallel_read_safe': True}
 
 
 def _skip(app, what, name, obj, skip, options):
   # The fields of a NamedTuple: the docstring's `Attributes:` has them.
   return True if type(obj).__name__ == '_tuplegetter' else None
+
+
+def _sign(app, what, name, obj, options, signature, returns):
+  # A protocol is a function's type: nobody makes one.
+  if getattr(obj, '_is_protocol', False) and '__call__' in vars(obj):
+    found = inspect.signature(obj.__call__)
+    call = inspect.stringify_signature(found, unqualified_typehints=True)
+    return re.sub(r'\(self(, )?', '(', call).rpartition(' -> ')[::2]
+  return None
 
 
 def _process(app, what, name, obj, options, lines):

@@ -27,6 +27,7 @@ def read():
   [
     ('the `a * b` of c', 'the ``a * b`` of c'),
     ('in `code\nthat` goes on', 'in ``code\nthat`` goes on'),
+    ('the *largest* of a*b', 'the *largest* of a\\*b'),
     ('every `n`th', 'every ``n``\\ th'),
     ('the largest |w| * 2', 'the largest \\|w\\| \\* 2'),
     ('dL/dx_ and x_i', 'dL/dx\\_ and x_i'),
@@ -43,11 +44,11 @@ def test_text_is_what_it_looks_like(read, text, wanted):
 
 
 def test_an_indented_block_is_shown_as_it_stands(read):
-  text = 'With w:\n\n    w <- |w|\n\nand `n`.\n\nArgs:\n  w: of *w*.'
-  wanted = 'With w:\n\n\n::\n\n    w <- |w|\n\nand ``n``.\n\nArgs:\n  w: of \\*w\\*.'
+  text = 'With w:\n\n    w <- |w|\n\nand `n`.\n\nArgs:\n  w: of w*w.'
+  wanted = 'With w:\n\n\n::\n\n    w <- |w|\n\nand ``n``.\n\nArgs:\n  w: of w\\*w.'
   assert read(text) == wanted
 
 
 def test_equations_and_examples_are_left_alone(read):
-  text = '.. math:: |x_i|\n  * y_\n\nExample:\n  >>> f(*x)\n  `a`\n\n*b*'
-  assert read(text) == text.replace('*b*', '\\*b\\*')
+  text = '.. math:: |x_i|\n  * y_\n\nExample:\n  >>> f(*x)\n  `a`\n\nb*c'
+  assert read(text) == text.replace('b*c', 'b\\*c')
