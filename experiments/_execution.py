@@ -9,7 +9,7 @@ import jax
 from experiments import _settings
 import jaxsparse as js
 
-# What is sparse from the first step on, with masks whose size stays.
+# What is sparse from the first step on.
 _COMPACT = ('static', 'set', 'rigl', 'ssvi', 'ssvi_released')
 _DENSE = (*_settings.BASELINES, 'mean_field')
 
@@ -35,8 +35,7 @@ def name_of(config, spec) -> str:
   how = spec['posterior'] if 'posterior' in spec else spec['transform']
   if how in _DENSE:
     return 'dense'
-  by_layer = spec.get('kwargs', {}).get('scope', 'layer') == 'layer'
-  asked = config.execution == 'compact' and how in _COMPACT and by_layer
+  asked = config.execution == 'compact' and how in _COMPACT
   return 'compact' if asked else 'masked'
 
 

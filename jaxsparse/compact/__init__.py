@@ -1,6 +1,7 @@
 """Training and running a network on its nonzeros only."""
 
 from jaxsparse.compact._bind import bind, handler, join
+from jaxsparse.compact._capacity import check_capacity, resize
 from jaxsparse.compact._convert import convert, densify
 from jaxsparse.compact._grow import grow_candidates, growth_sizes, growth_when_due
 from jaxsparse.compact._init import init, lecun_normal
@@ -10,6 +11,7 @@ __all__ = (
   'Candidates',
   'CompactState',
   'bind',
+  'check_capacity',
   'convert',
   'densify',
   'get_patterns',
@@ -20,4 +22,5 @@ __all__ = (
   'init',
   'join',
   'lecun_normal',
+  'resize',
 )

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse import core, masks, rules, schedules
-from jaxsparse.compact import _elementwise, _state, _update, _values
+from jaxsparse.compact import _capacity, _elementwise, _state, _update, _values
 
 
-def convert(tx, params: core.Params, opt_state) -> tuple[Any, core.Params, Any]:
+def convert(
+  tx, params: core.Params, opt_state, *, capacity_factor: float = 1.25
+) -> tuple[Any, core.Params, Any]:
   """Goes on with training on the nonzeros only.
 
   Every leaf that has a mask becomes the vector of its nonzeros; moments become as
@@ -25,6 +27,10 @@ def convert(tx, params: core.Params, opt_state) -> tuple[Any, core.Params, Any]:
   random does so by itself; what grows by gradient wants `growth=` in the steps that
   rewire, see `grow_candidates`.
 
+  Where leaves compete with one another (`scope='global'`, or DSL's `'joint'`), the budget
+  of a leaf moves, and it gets room for more weights than it has. A rewiring that would
+  need still more does not happen: `check_capacity` says where, and `resize` makes room.
+
   N:M weights are held with a byte for each place; where the C++ kernels are at hand, as
   single weights, whose gradients those compute too.
 
@@ -32,6 +38,8 @@ def convert(tx, params: core.Params, opt_state) -> tuple[Any, core.Params, Any]:
     tx: what a transform of this library returned.
     params: the parameters, masked.
     opt_state: its state, not traced.
+    capacity_factor: the room of a leaf whose budget moves, in units that it has now; 1 or
+      more. What is not filled costs memory, and no time in the products.
 
   Returns:
     `(tx, params, opt_state)`, for `optax.apply_updates` and `bind`.
@@ -40,7 +48,7 @@ def convert(tx, params: core.Params, opt_state) -> tuple[Any, core.Params, Any]:
     ValueError: a `tx` that is none of this library's, or is around one; a rule that
       keeps something dense (STE); masks that are not final, with the step at which they
       will be; an optimizer that is not elementwise; a leaf that has no sparse form, or
-      whose structure does not grow by gradient on nonzeros.
+      whose structure does not grow by gradient on nonzeros; a capacity factor below 1.
 
   Example:
     >>> import jax.numpy as jnp, jaxsparse as js, optax
@@ -57,7 +65,10 @@ def convert(tx, params: core.Params, opt_state) -> tuple[Any, core.Params, Any]:
       f'opt_state: got {type(opt_state).__name__}; wanted the state of this tx itself.'
     )
   _check_rule(parts, int(opt_state.step))
-  patterns, shapes = _patterns(parts.rule, params, opt_state.masks)
+  _capacity.check_factor(capacity_factor)
+  patterns, shapes, names = _patterns(
+    parts.rule, params, opt_state.masks, capacity_factor
+  )
   whole = rules.spread(parts.rule, patterns, params)
   values = _values.map_sparse(_values.gather, whole, params)
   see = lambda tree: _values.map_sparse(_values.as_seen, whole, tree)
@@ -75,8 +86,9 @@ def convert(tx, params: core.Params, opt_state) -> tuple[Any, core.Params, Any]:
   # What the masks say is not kept twice, nor densely.
   memory = None if parts.rule.settled_memory else opt_state.memory
   state = _state.CompactState(
-    opt_state.step, patterns, memory, inner_state, opt_state.key
-  )
+    opt_state.step, patterns, memory, inner_state, opt_state.key,
+    _capacity.nothing_refused(names),
+  )  # fmt: skip
   return _update.transform(tx, shapes), values, state
 
 
@@ -182,11 +194,6 @@ def _check_rule(parts: rules.Parts, step: int) -> None:
 
 
 def _check_rewiring(rewiring: core.Rewiring) -> None:
-  if rewiring.pool:
-    raise ValueError(
-      "tx: its leaves compete with one another (scope='global'), so none has a constant"
-      " count; wanted scope='layer', or masked training."
-    )
   if rewiring.growth not in ('gradient', 'random'):
     raise ValueError(
       f'tx: it grows by {rewiring.growth}, on dense scores; wanted growth by the'
@@ -212,8 +219,8 @@ def check_growth(rule, leaf, structure, form) -> None:
     )
 
 
-def _patterns(rule, params, tree):
-  """`(patterns, {name: shape of the mask})` of the masks of a state."""
+def _patterns(rule, params, tree, capacity_factor):
+  """Of the masks of a state: `(patterns, {name: shape of the mask}, names of a pool)`."""
   budget, fields = rule.budget, rule.fields(params)
   leaves = core.leaves_of(fields[0], None if budget is None else budget.leaves)
   names, found, treedef = core.named_leaves(tree)
@@ -226,6 +233,9 @@ def _patterns(rule, params, tree):
     if budget is None
     else budget.structures(pruned)
   )
+  pooled = {}
+  if rule.rewiring is not None:
+    pooled = rules.pooled_leaves(rule.rewiring.pool, fields[0], pruned)
   shapes, patterns = {}, []
   for name, mask in zip(names, found):
     if not mask.ndim:
@@ -243,11 +253,12 @@ def _patterns(rule, params, tree):
     density = float(jnp.mean(whole, dtype=jnp.float32))
     form = _values.format_of(leaf, structures[name], density)
     check_growth(rule, leaf, structures[name], form)
-    pattern = _values.pattern_of(
-      whole, form, _values.count_blocks(whole, form), len(leaf.stack_axes)
-    )
+    capacity = _values.count_blocks(whole, form)
+    if name in pooled:
+      capacity = _capacity.room_for(capacity, capacity_factor, form)
+    pattern = _values.pattern_of(whole, form, capacity, len(leaf.stack_axes))
     if form.nm is not None and int(pattern.count.sum()) != int(core.count_true(whole)):
       n, m = form.nm
       raise ValueError(f'{name}: its mask keeps more than {n} of some {m} inputs.')
     patterns.append(pattern)
-  return treedef.unflatten(patterns), shapes
+  return treedef.unflatten(patterns), shapes, list(pooled)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse import core, masks, native, rules, sparse
-from jaxsparse.compact import _capture, _state, _tiles
+from jaxsparse.compact import _capture, _pools, _state, _tiles
 
 # Scores that are looked at together; they stay in a second-level cache.
 _TILE = 2**17
@@ -96,7 +96,8 @@ def growth_sizes(tx, opt_state) -> dict[str, int]:
   """How many candidates each leaf needs: the `num` of `grow_candidates`.
 
   That is the largest share that the rule will drop, looked at over a million steps,
-  of the units that the leaf has.
+  of the units that the leaf has; where leaves compete, of those of all of them, as far
+  as there is room for them.
 
   Args:
     tx: from `convert`.
@@ -120,11 +121,8 @@ def growth_sizes(tx, opt_state) -> dict[str, int]:
   rewiring = _parts(tx).rule.rewiring
   if rewiring is None or rewiring.growth != 'gradient':
     return {}
-  with jax.ensure_compile_time_eval():
-    steps = np.arange(0, 10**6, 50, dtype=np.int32)
-    most = float(jnp.max(rewiring.fraction(steps)))
   patterns = _state.named_patterns(_state.get_patterns(opt_state))
-  return {n: math.ceil(most * p.capacity) for n, p in patterns.items()}
+  return _pools.sizes(rewiring, patterns, list(_state.find(opt_state).refused or ()))
 
 
 def growth_when_due(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +9,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse import core, masks, native, rules, sparse
-from jaxsparse.compact import _state, _values
+from jaxsparse import core, rules, sparse
+from jaxsparse.compact import _pools, _state, _values
 
 
 class Move(NamedTuple):
@@ -40,6 +39,7 @@ class Moved(NamedTuple):
   inner_state: Any
   memory: core.Memory
   kept: Any
+  refused: Any = None
 
 
 def is_move(x) -> bool:
@@ -148,6 +148,13 @@ def at_random(rewiring, evidence, leaves, patterns) -> dict[str, Move]:
   return moves
 
 
+def at_random_in_pool(rewiring, evidence, leaves, patterns, names):
+  """As `by_candidates`, for a rule that grows at random where its leaves compete."""
+  num = _pools.sizes(rewiring, patterns, names)
+  own, growth = _pools.random_candidates(rewiring, evidence, leaves, patterns, num)
+  return by_candidates(rewiring, evidence, leaves, patterns, names, growth, own)
+
+
 def _after(turn, key):
   """The key, to be used once `turn` is there: two leaves are never dense at once."""
   # A count is below 2**31: a zero that the compiler cannot see.
@@ -171,93 +178,79 @@ def _to_mask(mask, survivors, pattern, keep_repicked) -> Move:
   return Move(new, jnp.maximum(source - 1, 0), source > 0, survived)
 
 
-def by_candidates(rewiring, evidence, leaves, patterns, growth) -> dict[str, Move]:
-  """The moves of a rule that grows by gradient: nothing here is dense.
+def by_candidates(
+  rewiring, evidence, leaves, patterns, names, growth, own=None
+) -> tuple[dict[str, Move], dict[str, jax.Array]]:
+  """The moves of a rule that grows by candidates: nothing here is dense.
 
   Args:
     rewiring: what to drop and what to grow.
     evidence: values as params and their gradients, patterns as masks.
     leaves: `{name: (Leaf, Structure)}`.
     patterns: `{name: Pattern}`.
+    names: of the leaves that compete with one another.
     growth: `{name: Candidates}`.
+    own: `{name: scores}` of growth for the values; None for what the rule makes of the
+      evidence.
+
+  Returns:
+    `(moves, wanted)`: how many units a layer of each leaf of a pool would have, which
+    may be more than there is room for; then the moves are wrong.
   """
   drop = core.named_subset(rewiring.drop_scores(evidence), patterns)
   # Dropped weights compete with the candidates, by the gradient that they have.
-  grow = core.named_subset(rewiring.grow_scores(evidence), patterns)
-  fraction = rewiring.fraction(evidence.step)
-  moves = {}
+  if own is None:
+    own = core.named_subset(rewiring.grow_scores(evidence), patterns)
+  bare = {n: leaf for n, (leaf, _) in leaves.items()}
+  tables = ()
+  if rewiring.rows is not None and rewiring.rows.floor:
+    field = sparse.dense_structs(evidence.params[0], evidence.masks)
+    tables = tuple(rewiring.rows.of(field, bare))
+  units = {}
   for name in leaves:
     pattern = patterns[name]
-    stack = pattern.stack
-    total = jnp.sum(pattern.count, dtype=jnp.int32)
-    alive = total - rules.share_of(fraction, total)
-    slices = np.arange(math.prod(stack), dtype=np.int32).reshape(stack)
-    layer = functools.partial(_one_layer, rewiring.keep_repicked)
-    one = _values.over_stack(layer, len(stack))
+    one = _values.over_stack(_pools.units_of, len(pattern.stack))
+    units[name] = one(pattern, drop[name], own[name], _pools.starts(pattern))
+  fraction = rewiring.fraction(evidence.step)
+  held = {n: patterns[n] for n in leaves}
+  alive = _pools.survivors(rewiring, fraction, held, units, names, tables)
+  counts = _pools.counts_of(held, alive, units, growth, names)
+  layer = functools.partial(_one_layer, rewiring.keep_repicked)
+  moves, wanted = {}, {}
+  for name in leaves:
+    pattern = patterns[name]
+    shares = _pools.share_out(counts[name], pattern)
+    one = _values.over_stack(layer, len(pattern.stack))
     moves[name] = one(
-      pattern,
-      drop[name],
-      grow[name],
-      growth[name],
-      _share_out(alive, slices),
-      _share_out(total, slices),
-      jnp.asarray(slices),
+      pattern, units[name], alive[name], growth[name], shares, _pools.starts(pattern)
     )
-  return moves
+    if name in names:
+      wanted[name] = jnp.max(shares)
+  return moves, wanted
 
 
-def _share_out(count, slices):
-  """A count shared over stacked layers as structures do: the first get the rest."""
-  size = np.int32(slices.size)
-  return count // size + (slices < count % size).astype(jnp.int32)
-
-
-def _one_layer(
-  keep_repicked, pattern, drop, grow, candidates, num_alive, count, index
-) -> Move:
+def _one_layer(keep_repicked, pattern, units, alive, candidates, count, start) -> Move:
   fmt = pattern.format
-  inputs, rows, valid = sparse.coordinates(pattern)
-  start = index.astype(jnp.uint32) * jnp.uint32(fmt.num_blocks % 2**32)
-
-  def hashes(inputs, rows):
-    flat = inputs.astype(jnp.uint32) * jnp.uint32(fmt.rows) + rows.astype(jnp.uint32)
-    return masks.hash_flat(start + flat)
-
-  own = hashes(inputs, rows)
-  worth = masks.ordered_keys(_of_units(drop, fmt))
-  order = _by_rank(worth, own, valid)
   rank = lax.iota(jnp.int32, pattern.capacity)
-  alive = jnp.zeros(pattern.capacity, bool).at[order].set(rank < num_alive)
-  # A NaN, whose key is 0, never survives a drop.
-  alive &= valid & (worth != 0)
-
-  score = lambda mask, x: masks.ordered_keys(masks.lift(mask, x.astype(jnp.float32)))
   both = lambda a, b: jnp.concatenate([a, b])
   keys = both(
-    score(alive, _of_units(grow, fmt)),
-    score(jnp.zeros((), bool), candidates.scores),
+    _pools.grow_keys(alive, units.grow),
+    _pools.grow_keys(jnp.zeros((), bool), candidates.scores),
   )
-  places = both(own, hashes(candidates.inputs, candidates.rows))
-  own_valid, valid = valid, both(valid, candidates.valid)
-  order = _by_rank(keys, places, valid)[: pattern.capacity]
+  hashes = _pools.hash_places(fmt, candidates.inputs, candidates.rows, start)
+  valid = both(units.valid, candidates.valid)
+  order = _pools.by_rank(keys, both(units.hashes, hashes), valid)[: pattern.capacity]
   new, moved = sparse.from_coordinates(
-    both(inputs, candidates.inputs)[order],
-    both(rows, candidates.rows)[order],
+    both(units.inputs, candidates.inputs)[order],
+    both(units.rows, candidates.rows)[order],
     (rank < count) & valid[order],
     fmt,
   )
   source, none = order[moved], jnp.zeros(candidates.valid.shape, bool)
   there = rank < new.count
   survived = both(alive, none)[source] & there
-  kept = both(own_valid, none)[source] & there if keep_repicked else survived
+  kept = both(units.valid, none)[source] & there if keep_repicked else survived
   return _of_weights(Move(new, jnp.where(kept, source, 0), kept, survived))
-
-
-def _of_units(scores, fmt):
-  """The scores of blocks: the mean over their weights, as structures take it."""
-  if fmt.block == 1:
-    return scores
-  return jnp.mean(scores.astype(jnp.float32).reshape(-1, fmt.block), axis=1)
 
 
 def _of_weights(move: Move) -> Move:
@@ -267,8 +260,3 @@ def _of_weights(move: Move) -> Move:
   source = (move.source[:, None] * np.int32(block) + within).reshape(-1)
   flags = [jnp.repeat(x, block) for x in (move.kept, move.survived)]
   return Move(move.pattern, source, *flags)
-
-
-def _by_rank(keys, hashes, valid):
-  """Indices from the best unit to the worst, what is not valid last."""
-  return native.argsort((~valid).astype(jnp.uint32), ~keys, ~hashes)

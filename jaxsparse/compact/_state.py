@@ -36,6 +36,9 @@ class CompactState(NamedTuple):
     memory: what the rule remembers.
     inner_state: the state of the wrapped optimizer, moments along the values.
     key: the typed key that per-step keys are folded from; None without a seed.
+    refused: of leaves that compete with one another, `{name: int32}`: the units that
+      the last rewiring wanted of a leaf without room for them, else 0; None where
+      budgets do not move.
   """
 
   step: jax.Array
@@ -43,6 +46,7 @@ class CompactState(NamedTuple):
   memory: core.Memory
   inner_state: Any
   key: jax.Array | None
+  refused: dict[str, jax.Array] | None = None
 
 
 def is_pattern(x) -> bool:

@@ -6,10 +6,11 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxsparse import core, rules, sparse
-from jaxsparse.compact import _rewire, _state, _values
+from jaxsparse.compact import _capacity, _rewire, _state, _values
 
 
 def transform(tx, mask_shapes=None) -> optax.GradientTransformationExtraArgs:
@@ -37,7 +38,7 @@ def transform(tx, mask_shapes=None) -> optax.GradientTransformationExtraArgs:
     due = None if parts.rule.rewiring is None else _due(parts, state.step)
     whole = rules.spread(parts.rule, state.patterns, params)
     seen = _values.map_sparse(_values.as_seen, whole, params)
-    start = _start(parts, due, state, whole, params, grads, growth)
+    start = _start(parts, due, state, whole, params, grads, growth, extra_args)
     updates, stepped = parts.inner.update(
       start.grads, start.inner_state, start.params, **extra_args
     )
@@ -50,8 +51,9 @@ def transform(tx, mask_shapes=None) -> optax.GradientTransformationExtraArgs:
       updates = jax.tree.map(_moved, updates, start.kept, start.params, seen)
     updates = jax.tree.map(lambda u, p: u.reshape(p.shape), updates, params)
     return updates, _state.CompactState(
-      optax.safe_increment(state.step), start.patterns, start.memory, stepped, state.key
-    )
+      optax.safe_increment(state.step), start.patterns, start.memory, stepped,
+      state.key, start.refused,
+    )  # fmt: skip
 
   update.dense = tx  # type: ignore[attr-defined]
   update.mask_shapes = mask_shapes or {}  # type: ignore[attr-defined]
@@ -70,7 +72,9 @@ def _moved(update, kept, start, before):
   return update + (start.astype(wide) - before.astype(wide))
 
 
-def _start(parts, due, state, whole, params, grads, growth) -> _rewire.Moved:
+def _start(
+  parts, due, state, whole, params, grads, growth, extra_args
+) -> _rewire.Moved:
   """What the optimizer steps: after the rewiring, where there is one.
 
   `kept` is None where the program holds no rewiring.
@@ -80,8 +84,9 @@ def _start(parts, due, state, whole, params, grads, growth) -> _rewire.Moved:
     _values.map_sparse(_values.as_seen, whole, tree) for tree in (params, grads)
   )
   still = _rewire.Moved(
-    state.patterns, seen, seen_grads, state.inner_state, state.memory, None
-  )
+    state.patterns, seen, seen_grads, state.inner_state, state.memory, None,
+    state.refused,
+  )  # fmt: skip
   given = growth is not None and growth is not False
   if given and (rewiring is None or rewiring.growth != 'gradient'):
     raise ValueError('growth: this rule does not grow by gradient; wanted None.')
@@ -101,18 +106,48 @@ def _start(parts, due, state, whole, params, grads, growth) -> _rewire.Moved:
     fields, None, rule.fields(grads), state.patterns, state.step, key
   )
 
-  def moved():
-    if given:
-      candidates = _candidates(growth, patterns)
-      moves = _rewire.by_candidates(rewiring, evidence, leaves, patterns, candidates)
-    else:
-      moves = _rewire.at_random(rewiring, evidence, leaves, patterns)
-    return _rewire.move_all(parts, moves, evidence, seen, seen_grads, state)
-
   all_kept = lambda x, p: jnp.ones(x.shape, bool)
   one_kept = lambda x: jnp.ones((), bool)
   kept = _values.map_sparse(all_kept, whole, seen, dense=one_kept)
-  return jax.lax.cond(due, moved, lambda: still._replace(kept=kept))
+  unmoved = still._replace(kept=kept)
+
+  def moved():
+    known = evidence
+    if rule.decides_on_update:
+      steps, _ = parts.inner.update(seen_grads, state.inner_state, seen, **extra_args)
+      ahead = optax.apply_updates(seen, steps)
+      ahead = jax.tree.map(lambda x, p: x.reshape(p.shape), ahead, params)
+      known = evidence._replace(updated_params=rule.fields(ahead))
+    wanted: dict[str, jax.Array] = {}
+    what, pooled = (rewiring, known, leaves, patterns), list(state.refused or ())
+    if given:
+      candidates = _candidates(growth, patterns)
+      moves, wanted = _rewire.by_candidates(*what, pooled, candidates)
+    elif pooled:
+      moves, wanted = _rewire.at_random_in_pool(*what, pooled)
+    else:
+      moves = _rewire.at_random(*what)
+    move = lambda: _rewire.move_all(parts, moves, evidence, seen, seen_grads, state)
+    return _where_there_is_room(patterns, wanted, move, unmoved)
+
+  return jax.lax.cond(due, moved, lambda: unmoved)
+
+
+def _where_there_is_room(patterns, wanted, move, unmoved) -> _rewire.Moved:
+  """The move, or nothing at all and what it would have needed, by leaf."""
+  if not wanted:
+    return move()
+  refused = {
+    n: jnp.where(num > patterns[n].capacity, num, np.int32(0))
+    for n, num in wanted.items()
+  }
+  full = jnp.any(jnp.stack(list(refused.values())) > 0)
+  if os.environ.get('JAXSPARSE_CHECK') != 'off':
+    names, rooms = zip(*((n, patterns[n].capacity) for n in wanted))
+    _capacity.report(full, names, rooms, list(refused.values()))
+  nothing = unmoved._replace(refused=refused)
+  zeros = jax.tree.map(jnp.zeros_like, refused)
+  return jax.lax.cond(full, lambda: nothing, lambda: move()._replace(refused=zeros))
 
 
 def described(budget, field, patterns) -> dict[str, tuple[core.Leaf, Any]]:

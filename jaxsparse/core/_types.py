@@ -157,7 +157,8 @@ class Rewiring(NamedTuple):
     remember: `(evidence, masks, survivors) -> memory` after a decision, from what
       survived alone: sums over survivors, so that it can be computed on their values.
       None for a rule that remembers nothing.
-    pool: whether the weights of all leaves compete.
+    pool: whether the weights of all leaves compete; or of which, as `prunable` says it.
+    rows: a `rules.Rows`, whose floor no row of a table goes below; None for none.
     keep_repicked: whether what is dropped and grown at once keeps its values and
       moments.
   """
@@ -168,7 +169,8 @@ class Rewiring(NamedTuple):
   growth: str
   fraction: Schedule
   remember: Callable[[Evidence, Masks, Masks], Memory] | None = None
-  pool: bool = False
+  pool: bool | _leaves.Prunable = False
+  rows: Any = None
   keep_repicked: bool = False
 
 

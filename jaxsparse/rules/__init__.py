@@ -2,7 +2,7 @@
 
 from jaxsparse.rules._access import apply_masks, get_masks, init, view
 from jaxsparse.rules._budget import Budget
-from jaxsparse.rules._drop_grow import Rows, drop_grow, rewire, share_of
+from jaxsparse.rules._drop_grow import Rows, drop_grow, pooled_leaves, rewire, share_of
 from jaxsparse.rules._keep_sparse import keep_sparse, spread
 from jaxsparse.rules._moments import along
 from jaxsparse.rules._moments import hold as hold_moments
@@ -23,6 +23,7 @@ __all__ = (
   'init',
   'keep_sparse',
   'parts_of',
+  'pooled_leaves',
   'reset_moments',
   'rewire',
   'share_of',

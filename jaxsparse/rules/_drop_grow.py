@@ -1,6 +1,6 @@
 """The one drop-and-grow engine: SET, RigL and every later rewiring rule."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
 
 import jax
@@ -49,7 +49,7 @@ def drop_grow(
   drop_scores,
   grow_scores,
   fraction,
-  pool: bool | Callable[[core.Leaf], bool] = False,
+  pool: bool | core.Prunable = False,
   *,
   rows: Rows | None = None,
   share=None,
@@ -69,8 +69,8 @@ def drop_grow(
     fraction: share of the active units to replace, a number or traced scalar.
     pool: whether the weights of all leaves compete: with K active weights together,
       `floor(f K)` go and come, wherever they are. The total stays exactly K, a leaf
-      keeps its best weight at least. A predicate chooses the leaves of the pool; the
-      others keep their own counts.
+      keeps its best weight at least. What `prunable` may be chooses the leaves of the
+      pool; the others keep their own counts.
     rows: what rows of tables keep; None for nothing. A row that has fewer than the
       floor gets no more than others do.
     share: `(fraction, count) -> int32`, how many go; None for `share_of`.
@@ -91,7 +91,7 @@ def drop_grow(
     core.named_subset(grow_scores, leaves),
   )
   tables = {} if rows is None else rows.of(params, leaves)
-  pooled = {n: x for n, x in leaves.items() if (pool(x) if callable(pool) else pool)}
+  pooled = pooled_leaves(pool, params, leaves)
   for name in (*pooled, *tables):
     _check_unstructured(name, structures[name])
   floor = 0 if rows is None else rows.floor
@@ -128,6 +128,31 @@ def drop_grow(
   )
 
 
+def pooled_leaves(
+  pool: bool | core.Prunable, params, leaves: Mapping[str, core.Leaf]
+) -> dict[str, core.Leaf]:
+  """Those of the leaves whose weights compete with one another.
+
+  Args:
+    pool: of `drop_grow`.
+    params: the parameters, or their shapes.
+    leaves: what is pruned.
+
+  Returns:
+    `{name: Leaf}`.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxsparse as js
+    >>> params = {name: jnp.ones((2, 2)) for name in ('a', 'b')}
+    >>> [*js.rules.pooled_leaves(('b',), params, js.leaves_of(params))]
+    ['b']
+  """
+  if isinstance(pool, bool):
+    return dict(leaves) if pool else {}
+  found = core.prunable_leaves(params, pool)
+  return {name: leaf for name, leaf in leaves.items() if name in found}
+
+
 def rewire(rewiring: core.Rewiring):
   """The `update` of a rule that drops and grows.
 
@@ -159,6 +184,7 @@ def rewire(rewiring: core.Rewiring):
       grow_scores=rewiring.grow_scores(evidence),
       fraction=rewiring.fraction(evidence.step),
       pool=rewiring.pool,
+      rows=rewiring.rows,
     )
     survivors = decision.survivors
     if rewiring.remember is not None:

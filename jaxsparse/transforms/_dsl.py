@@ -50,8 +50,8 @@ def dsl_rule(
     rotate: steps that turn the tables; `keep_sparse` needs them in its `when` too.
 
   Returns:
-    A MaskRule. It has a `rewiring`, for training on nonzeros, where it looks at nothing
-    but tensors, the last gradient and the parameters before the step.
+    A MaskRule. It has a `rewiring`, for training on nonzeros, where it goes by the last
+    gradient, in any scope but `'row'`, without rotations and frequencies.
 
   Raises:
     ValueError: an argument out of range.
@@ -72,13 +72,15 @@ def dsl_rule(
     return jax.lax.cond(rotate(evidence.step), turn, rewire)
 
   rewiring = None
-  if (scope, growth, floor, look_ahead, rotate) == ('tensor', 'last', 0, False, None):
+  if growth == 'last' and scope != 'row' and rotate is None and not frequencies:
     rewiring = core.Rewiring(
       budget,
       drop_scores=criteria.magnitude,
       grow_scores=_last_gradient,
       growth='gradient',
       fraction=fraction,
+      pool=_dsl_steps.pool_of(how),
+      rows=how.rows,
     )
   return core.MaskRule(
     init=functools.partial(_dsl_steps.init, how),
@@ -86,7 +88,7 @@ def dsl_rule(
     grown_value=functools.partial(_dsl_steps.grown_value, how),
     decides_on_update=look_ahead,
     budget=budget,
-    rewiring=None if frequencies else rewiring,
+    rewiring=rewiring,
     observe=None if growth == 'last' else functools.partial(_dsl_steps.observe, how),
     settled_memory=functools.partial(_dsl_steps.fresh_memory, how),
   )

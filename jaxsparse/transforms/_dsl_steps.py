@@ -100,22 +100,21 @@ def drop_scores(how: How, evidence):
   return treedef.unflatten(_weighted(how, scores, dict(zip(names, leaves))).values())
 
 
+def pool_of(how: How):
+  """Which leaves compete, as `rules.drop_grow` takes it."""
+  return how.rows.tables if how.scope == 'joint' else how.scope == 'global'
+
+
 def rewire(how: How, evidence, memory: DslMemory) -> core.Decision:
   """Drops the smallest weights and grows as many, within the scope."""
-  _, tables = how.leaves(evidence.params[0])
   seen = evidence.grads[0] if how.growth == 'last' else memory.gradient
-  pool = (
-    (lambda leaf: leaf.name in tables)
-    if how.scope == 'joint'
-    else how.scope == 'global'
-  )
   decision = rules.drop_grow(
     how.budget,
     evidence,
     drop_scores=drop_scores(how, evidence),
     grow_scores=jax.tree.map(jnp.abs, seen),
     fraction=how.fraction(evidence.step),
-    pool=pool,
+    pool=pool_of(how),
     rows=how.rows,
   )
   return decision._replace(memory=_forget(how, memory))
