@@ -292,6 +292,15 @@ def test_golden_pool_of_some_leaves():
   }
 
 
+def test_who_is_in_a_pool():
+  params = {name: jnp.ones((2, 2)) for name in 'abc'}
+  leaves = js.leaves_of({name: params[name] for name in 'ab'})
+  for pool, wanted in (
+    (True, 'ab'), (False, ''), (('[bc]',), 'b'), (lambda leaf: leaf.name != 'b', 'a')
+  ):  # fmt: skip
+    assert ''.join(rules.pooled_leaves(pool, params, leaves)) == wanted
+
+
 def test_rows_need_tables_of_single_weights():
   params = {'kernel': jnp.ones((2, 2, 2))}
   evidence = js.core.Evidence((params,), None, None, None, jnp.int32(0), None)
