@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from experiments import _processes
 import jaxsparse as js
 
 METRIC_COLUMNS = (
@@ -55,6 +56,8 @@ def summary(row: dict) -> str:
 
 def keep(workdir: pathlib.Path, row: dict, seen: dict) -> None:
   """Keeps the predictions of a tested network for the plots of the report."""
+  if not _processes.is_first():
+    return
   path = _kept_at(workdir, row)
   path.parent.mkdir(exist_ok=True)
   np.savez_compressed(path, **seen)

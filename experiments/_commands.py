@@ -7,6 +7,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
+from experiments import _processes
 import jaxsparse as js
 
 # ml_collections raises all but the first for a key that no config has.
@@ -35,18 +36,22 @@ def parse_flags(args):
 
 
 def guarded(main):
-  """Wraps `main(argv)`: errors about what the user gave end it with their message."""
+  """Wraps `main(argv)`: errors about what the user gave end it with their message.
+
+  Several processes of one run, which the environment names, are joined before.
+  """
 
   def run(argv):
-    try:
-      main(argv)
-    except (
-      ValueError,
-      OSError,
-      FloatingPointError,
-      js.checkpoint.CheckpointError,
-    ) as error:
-      _exit(argv, error)
+    with _processes.joined():
+      try:
+        main(argv)
+      except (
+        ValueError,
+        OSError,
+        FloatingPointError,
+        js.checkpoint.CheckpointError,
+      ) as error:
+        _exit(argv, error)
 
   return run
 

@@ -8,15 +8,17 @@ import json
 import os
 import pathlib
 import tempfile
+import time
 
-from experiments import _settings
+from experiments import _processes, _settings
 
 
 class Table:
   """A CSV file with fixed columns; rows are appended, one write each.
 
   A row that a kill cut off, with no end of line, is dropped when the file is opened
-  again.
+  again. Of several processes the first one writes, and all hold the same rows when they
+  open it, together.
 
   Args:
     path: the file.
@@ -28,23 +30,30 @@ class Table:
 
   def __init__(self, path, columns):
     self.path, self.columns = pathlib.Path(path), list(columns)
+    self._writes = _processes.is_first()
+    rows = self._read() if self._writes else None
+    self.rows = _processes.from_first(rows)
+
+  def _read(self) -> list[dict]:
     text = self.path.read_text() if self.path.exists() else ''
     text = text[: text.rfind('\n') + 1]
     reader = csv.DictReader(io.StringIO(text))
-    self.rows = [r for r in reader if None not in r and None not in r.values()]
+    rows = [r for r in reader if None not in r and None not in r.values()]
     if text and reader.fieldnames != self.columns:
       raise ValueError(
         f'{self.path}: has the columns {reader.fieldnames}, wanted {self.columns};'
         ' use another --workdir.'
       )
-    self._write_all()
+    self._write_all(rows)
+    return rows
 
   def append(self, row: dict) -> None:
     """Adds a row and hands it to the operating system at once."""
     row = {c: _cell(row.get(c, '')) for c in self.columns}
     self.rows.append(row)
-    with self.path.open('a', newline='') as file:
-      file.write(self._text([row]))
+    if self._writes:
+      with self.path.open('a', newline='') as file:
+        file.write(self._text([row]))
 
   def rewind(self, method: str, seed, step: int) -> None:
     """Drops the rows of a method and seed after a step: they are made again."""
@@ -53,13 +62,14 @@ class Table:
     kept = [row for row in self.rows if not later(row)]
     if len(kept) < len(self.rows):
       self.rows = kept
-      self._write_all()
+      if self._writes:
+        self._write_all(kept)
 
-  def _write_all(self):
+  def _write_all(self, rows):
     # A new file takes the place of the old one whole, whenever a kill comes.
     part = self.path.with_suffix('.part')
     header = ','.join(self.columns) + '\n'
-    part.write_text(header + self._text(self.rows))
+    part.write_text(header + self._text(rows))
     os.replace(part, self.path)
 
   def _text(self, rows) -> str:
@@ -146,8 +156,16 @@ def check_finished(workdir: pathlib.Path, config, methods) -> None:
     )
 
 
+def run_directory(given: str | None, name: str) -> pathlib.Path:
+  """What `--workdir` says, or a new directory; of several processes, the first's."""
+  stamp = time.strftime('%Y%m%d-%H%M%S')
+  return pathlib.Path(_processes.from_first(given or f'runs/{name}-{stamp}'))
+
+
 def claim(workdir: pathlib.Path, config):
   """Makes the run directory, or checks that it is one of this config.
+
+  Of several processes the first one does.
 
   Returns:
     A file to keep open for as long as the directory is written to.
@@ -155,6 +173,8 @@ def claim(workdir: pathlib.Path, config):
   Raises:
     ValueError: the directory is of another config, or another process is using it.
   """
+  if not _processes.is_first():
+    return open(os.devnull)
   path = workdir / 'config.json'
   workdir.mkdir(parents=True, exist_ok=True)
   lock = _lock(workdir)

@@ -5,7 +5,6 @@ method chooses a setting, every split chooses its own, on a part of its training
 """
 
 import functools
-import pathlib
 import time
 import types
 
@@ -43,8 +42,9 @@ def run(config, workdir, data_dir) -> None:
     data_dir: see `datasets.load_regression`.
   """
   config = check(config)
-  stamp = time.strftime('%Y%m%d-%H%M%S')
-  workdir = pathlib.Path(workdir or f'runs/{config.name}-{stamp}')
+  if jax.process_count() > 1:
+    raise ValueError('regression trains all splits at once, in one process only.')
+  workdir = _records.run_directory(workdir, config.name)
   lock = _records.claim(workdir, config)
   results = _records.Table(workdir / 'results.csv', _regression_report.COLUMNS)
   only = list(filter(None, config.only.split(',')))

@@ -9,7 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from experiments import _image_metrics, _report, _superres_settings, datasets
+from experiments import (
+  _image_metrics,
+  _processes,
+  _report,
+  _superres_settings,
+  datasets,
+)
 import jaxsparse as js
 
 _REPEATS = 5
@@ -86,6 +92,8 @@ def window(truth: np.ndarray, side: int) -> tuple[slice, slice]:
 
 def save_crops(config, enlarge, tests, folder: pathlib.Path, label: str) -> None:
   """Writes `<folder>/<set>-<i>/<label>.png` for the first images of each test set."""
+  if not _processes.is_first():
+    return
   for name, photographs in tests.items():
     pairs = zip(photographs.low, photographs.high)
     for index, (low, high) in enumerate(pairs):

@@ -7,6 +7,8 @@ import numpy as np
 import tensorboardX
 import tqdm
 
+from experiments import _processes
+
 
 class Watch:
   """Follows the training of one method with one seed.
@@ -29,7 +31,8 @@ class Watch:
   def start(self, step: int) -> None:
     """Begins, or goes on, at a step."""
     self._metrics.rewind(self._method, self._seed, step)
-    self._writer = tensorboardX.SummaryWriter(self._events, purge_step=step + 1)
+    if _processes.is_first():
+      self._writer = tensorboardX.SummaryWriter(self._events, purge_step=step + 1)
     self._bar = tqdm.tqdm(
       total=self._num_steps, initial=step, desc=f'{self._label:>16}', unit='step',
       disable=not sys.stderr.isatty(), mininterval=0.2,
@@ -55,10 +58,11 @@ class Watch:
     rate = steps / max(seconds, 1e-9) or float('nan')
     row.update(method=self._method, seed=self._seed, step=step, steps_per_second=rate)
     self._metrics.append(row)
-    for name, value in row.items():
-      if isinstance(value, float) and np.isfinite(value):
-        self._writer.add_scalar(name, value, step)
-    self._writer.flush()
+    if self._writer is not None:
+      for name, value in row.items():
+        if isinstance(value, float) and np.isfinite(value):
+          self._writer.add_scalar(name, value, step)
+      self._writer.flush()
     if self._bar.disable:
       print(f'{self._label:>16} step {step:>6}  {progress(row)}', flush=True)
     # Evaluations are no part of the next rate.
@@ -67,4 +71,5 @@ class Watch:
   def close(self) -> None:
     """Ends the bar and the events."""
     self._bar.close()
-    self._writer.close()
+    if self._writer is not None:
+      self._writer.close()

@@ -15,7 +15,6 @@ Kill it whenever you like; the same --workdir goes on where it was.
 import functools
 import pathlib
 import sys
-import time
 from typing import Any, NamedTuple
 
 from absl import app, flags, logging
@@ -28,6 +27,7 @@ from experiments import (
   _commands,
   _execution,
   _posteriors,
+  _processes,
   _records,
   _regression,
   _report,
@@ -102,8 +102,7 @@ def main(argv):
 
   specs = _posteriors.chosen(config)
   trained = [build_method(config, s, source) for s in specs if 'ensemble' not in s]
-  stamp = time.strftime('%Y%m%d-%H%M%S')
-  workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}-{stamp}')
+  workdir = _records.run_directory(_WORKDIR.value, config.name)
   lock = _records.claim(workdir, config)
   metrics = _records.Table(workdir / 'metrics.csv', _bayesian_report.METRIC_COLUMNS)
   results = _records.Table(
@@ -124,7 +123,8 @@ def main(argv):
   for spec in (s for s in specs if 'ensemble' in s):
     method = next(m for m in trained if m.name == spec['ensemble'])
     test_ensemble(config, spec, method, source, workdir, results)
-  print(_bayesian_report.write(workdir, _settings.plain(config)))
+  if _processes.is_first():
+    print(_bayesian_report.write(workdir, _settings.plain(config)))
   lock.close()
 
 

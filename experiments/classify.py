@@ -16,7 +16,6 @@ import copy
 import json
 import pathlib
 import sys
-import time
 from typing import Any, NamedTuple
 
 from absl import app, flags, logging
@@ -30,6 +29,7 @@ from experiments import (
   _criteria,
   _execution,
   _measure,
+  _processes,
   _records,
   _report,
   _schedules,
@@ -85,8 +85,7 @@ def main(argv):
 
   chosen = list(filter(None, config.only.split(',')))
   specs = [s for s in config.methods if not chosen or s['name'] in chosen]
-  stamp = time.strftime('%Y%m%d-%H%M%S')
-  workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}-{stamp}')
+  workdir = _records.run_directory(_WORKDIR.value, config.name)
   if _records.is_read_only(workdir):
     return print(_report.reprint(workdir, config, specs))
   data = datasets.load(
@@ -118,8 +117,11 @@ def main(argv):
     )
     timed = methods + twins(config, methods, source)
     times = _measure.step_times(config, timed, batches, source.train)
-    timing.write_text(json.dumps(times, indent=2))
-  print(_report.write(workdir, _settings.plain(config), json.loads(timing.read_text())))
+    if _processes.is_first():
+      timing.write_text(json.dumps(times, indent=2))
+  if _processes.is_first():
+    times = json.loads(timing.read_text())
+    print(_report.write(workdir, _settings.plain(config), times))
   lock.close()
 
 

@@ -13,7 +13,6 @@ measured apart. Kill it whenever you like; the same --workdir goes on where it w
 
 import pathlib
 import sys
-import time
 from typing import Any, NamedTuple
 
 from absl import app, flags, logging
@@ -28,6 +27,7 @@ from experiments import (
   _measure,
   _plans,
   _posteriors,
+  _processes,
   _records,
   _report,
   _settings,
@@ -103,8 +103,7 @@ def main(argv):
   chosen = list(filter(None, config.only.split(',')))
   specs = [s for s in config.methods if not chosen or s['name'] in chosen]
   methods = [build_method(config, spec, source) for spec in specs]
-  stamp = time.strftime('%Y%m%d-%H%M%S')
-  workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}-{stamp}')
+  workdir = _records.run_directory(_WORKDIR.value, config.name)
   lock = _records.claim(workdir, config)
   metrics = _records.Table(workdir / 'metrics.csv', _subset_report.METRIC_COLUMNS)
   columns = _subset_report.result_columns(config.thresholds)
@@ -119,7 +118,8 @@ def main(argv):
       if not train(config, method, seed, source, workdir, metrics, results, warm):
         print(f'Stopped and saved. To go on: the same command, --workdir={workdir}')
         sys.exit(143)  # What a shell reports of a process that SIGTERM ended.
-  print(_subset_report.write(workdir, _settings.plain(config)))
+  if _processes.is_first():
+    print(_subset_report.write(workdir, _settings.plain(config)))
   lock.close()
 
 

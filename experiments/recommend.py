@@ -23,6 +23,7 @@ import tqdm
 
 from experiments import (
   _commands,
+  _processes,
   _recommend_method,
   _recommend_report,
   _recommend_sparsity,
@@ -55,8 +56,7 @@ def main(argv):
   logging.set_verbosity(logging.FATAL)  # Orbax logs what is raised here anyway.
   chosen = list(filter(None, config.only.split(',')))
   specs = [s for s in config.methods if not chosen or s['name'] in chosen]
-  stamp = time.strftime('%Y%m%d-%H%M%S')
-  workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}-{stamp}')
+  workdir = _records.run_directory(_WORKDIR.value, config.name)
   ratings = datasets.load_ratings(config.dataset, _DATA_DIR.value)
   source_of = functools.cache(
     lambda seed: _recommend_method.load(config, ratings, seed)
@@ -84,8 +84,10 @@ def main(argv):
     if spec['name'] not in times:
       method = method or _recommend_method.build(config, spec, first)
       times[spec['name']] = step_time(config, method, first)
-      (workdir / 'timing.json').write_text(json.dumps(times, indent=2))
-  print(_recommend_report.write(workdir, _settings.plain(config), times))
+      if _processes.is_first():
+        (workdir / 'timing.json').write_text(json.dumps(times, indent=2))
+  if _processes.is_first():
+    print(_recommend_report.write(workdir, _settings.plain(config), times))
   lock.close()
 
 

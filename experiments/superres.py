@@ -15,7 +15,6 @@ from collections.abc import Callable
 import json
 import pathlib
 import sys
-import time
 from typing import Any, NamedTuple
 
 from absl import app, flags, logging
@@ -26,6 +25,7 @@ from experiments import (
   _commands,
   _execution,
   _measure,
+  _processes,
   _records,
   _report,
   _settings,
@@ -81,8 +81,7 @@ def main(argv):
 
   chosen = list(filter(None, config.only.split(',')))
   specs = [s for s in config.methods if not chosen or s['name'] in chosen]
-  stamp = time.strftime('%Y%m%d-%H%M%S')
-  workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}-{stamp}')
+  workdir = _records.run_directory(_WORKDIR.value, config.name)
   source = Source(*_superres_settings.load(config, _DATA_DIR.value))
   methods = [build_method(config, spec) for spec in specs]
   lock = _records.claim(workdir, config)
@@ -111,8 +110,10 @@ def main(argv):
   if any(m.name not in times for m in methods):
     batches = lambda step: batch_of(config, source, step, 0)
     times.update(_measure.step_times(config, methods, batches))
-    (workdir / 'timing.json').write_text(json.dumps(times, indent=2))
-  print(_superres_report.write(workdir, config, source.tests, times))
+    if _processes.is_first():
+      (workdir / 'timing.json').write_text(json.dumps(times, indent=2))
+  if _processes.is_first():
+    print(_superres_report.write(workdir, config, source.tests, times))
   lock.close()
 
 

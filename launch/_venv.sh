@@ -5,10 +5,12 @@
 # PYTHON            the interpreter to use (default: the newest of 3.13 to 3.11)
 # JAXSPARSE_VENV    where the environment is (default: .venv in the repository)
 # JAXSPARSE_EXTRAS  more extras of setup.py, such as cuda12
+# JAXSPARSE_PYTHON  an interpreter that has all of it, as in a container or a cluster's
+#                   own environment: it is used as it is, and nothing is installed
 
 repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 venv="${JAXSPARSE_VENV:-$repo/.venv}"
-venv_python="$venv/bin/python"
+venv_python="${JAXSPARSE_PYTHON:-$venv/bin/python}"
 # This folder says that the environment is ours. In it, one file per installed extra
 # holds the key of what was installed; `busy` says that an install has not ended.
 marks="$venv/.jaxsparse"
@@ -110,6 +112,11 @@ _install() {
 
 ensure_venv() {
   local more="${JAXSPARSE_EXTRAS:-}"
+  if [[ -n "${JAXSPARSE_PYTHON:-}" ]]; then
+    command -v "$venv_python" >/dev/null ||
+      _fail "JAXSPARSE_PYTHON=$venv_python is not there."
+    return
+  fi
   # shellcheck disable=SC2086  # Split on purpose: "a,b" or "a b".
   set -- "$@" ${more//,/ }
   _ready "$@" && return

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from jaxsparse import checkpoint, core
-from jaxsparse.training import _step
+from jaxsparse.training import _processes, _step
 
 _AXIS = 'devices'
 _EXECUTIONS = ('pmap', 'shard_map', 'jit')
@@ -60,13 +60,14 @@ def shard_step(
   donate: bool = True,
   scan: bool = False,
 ):
-  """Compiles a pure step for data parallelism over local devices.
+  """Compiles a pure step for data parallelism over devices.
 
   Args:
     step: from `make_step`: `(state, batch, data=None, *, axis=None)`.
-    devices: sequence of devices; all local ones by default.
-    execution: `'pmap'`, `'shard_map'` (the two give the same bits) or `'jit'`, where
-      the compiler partitions the global batch by itself.
+    devices: sequence of devices; by default all of this process or, after
+      `jax.distributed.initialize`, of all processes, which then call the step together.
+    execution: `'pmap'`, `'shard_map'` (the two give the same bits; several processes
+      use this one) or `'jit'`, where the compiler partitions the global batch by itself.
     donate: reuse the memory of the state that is passed in.
     scan: take several steps per call: every leaf of the batch has a leading axis
       of steps, and so has every metric. Small models need it, because there the
@@ -75,8 +76,9 @@ def shard_step(
 
   Returns:
     `(state, batch, data=None) -> (state, metrics)`. The batch is global, `(batch,
-    ...)` or `(steps, batch, ...)`, for every execution; the state has no device
-    axis, so a checkpoint fits any of them and any number of devices.
+    ...)` or `(steps, batch, ...)`, for every execution, and in every process: each
+    takes its rows from it. The state has no device axis, so a checkpoint fits any of
+    them and any number of devices; every process holds a copy.
 
   Raises:
     ValueError: an unknown execution, or (at a call) a batch that the number of
@@ -84,7 +86,9 @@ def shard_step(
   """
   if execution not in _EXECUTIONS:
     raise ValueError(f'execution: got {execution!r}, wanted one of {_EXECUTIONS}.')
-  devices = _local_devices(devices)
+  devices = _processes.all_devices() if devices is None else list(devices)
+  owned = _processes.own(devices)
+  spans = len(owned) < len(devices)
   donated = (0,) if donate else ()
   batch_axis = 1 if scan else 0
 
@@ -94,16 +98,16 @@ def shard_step(
     return jax.lax.scan(lambda s, b: step(s, b, data, axis=axis), state, batch)
 
   parallel = functools.partial(local, axis=_AXIS)
-  if execution == 'pmap':
+  mesh = Mesh(np.array(devices), (_AXIS,))
+  batch_spec = PartitionSpec(*(None,) * batch_axis, _AXIS)
+  if execution == 'pmap' and not spans:
     compiled = jax.pmap(
       parallel, _AXIS, in_axes=(None, 0, None), out_axes=(None, None),
       devices=devices, donate_argnums=donated,
     )  # fmt: skip
   else:
-    mesh = Mesh(np.array(devices), (_AXIS,))
-    batch_spec = PartitionSpec(*(None,) * batch_axis, _AXIS)
     specs = (PartitionSpec(), batch_spec, PartitionSpec())
-    if execution == 'shard_map':
+    if execution != 'jit':
       # With check_vma=True, grad-then-pmean multiplies gradients by the number of
       # devices without a word. This is the one place that says so.
       local = jax.shard_map(
@@ -120,11 +124,15 @@ def shard_step(
   def call(state, batch, data=None):
     count = len(devices)
     batch = jax.tree.map(lambda x: _check_divides(x, batch_axis, count), batch)
+    if spans:
+      state, data = _processes.spanning((state, data), mesh)
+      batch = _processes.shares(batch, NamedSharding(mesh, batch_spec))
+      return _processes.copies(compiled(state, batch, data), mesh)
     if execution == 'pmap':
       batch = jax.tree.map(lambda x: _per_device(x, batch_axis, count), batch)
     return compiled(state, batch, data)
 
-  call.devices = devices  # type: ignore[attr-defined]
+  call.devices = owned  # type: ignore[attr-defined]
   call.compiled = compiled  # type: ignore[attr-defined]
   return call
 
@@ -161,7 +169,8 @@ def run(
 
   Everything that the next step depends on is in the state or a function of the
   step, so an interrupted run that is started again takes exactly the steps that it
-  would have taken.
+  would have taken. With several processes all of them call it with the same arguments,
+  and a signal to one ends them all at the same step.
 
   Args:
     step_fn: from `shard_step`.
@@ -210,7 +219,9 @@ def run(
       step = end
 
       metric = on_steps(state, metrics) if on_steps else None
-      stopped = isinstance(guard, checkpoint.SignalGuard) and guard.triggered
+      stopped = isinstance(guard, checkpoint.SignalGuard) and _processes.in_any(
+        guard.triggered
+      )
       due = step == num_steps or (save_every and step % save_every == 0)
       if checkpoints is not None and (due or stopped):
         _check_leaves(state, step, checkpoints)

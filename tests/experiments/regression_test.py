@@ -145,3 +145,9 @@ def test_cells_are_means_and_standard_errors():
     '| ssvi 50 |  | 2.50 |',
   ]
   assert np.isclose(np.std([0.0006, 0.0008], ddof=1) / np.sqrt(2), 0.0001)
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(_regression.jax, 'process_count', lambda: 2)
+  with pytest.raises(ValueError, match='in one process only'):
+    _regression.run(_config(_DENSE), str(tmp_path), None)
