@@ -121,6 +121,7 @@ def curriculum(
   rounds: int,
   start: float = 0.2,
   stop: float = 0.5,
+  labels=None,
   seed,
 ) -> _plan.Plan:
   r"""Draws each round from the records with the smallest scores, from ever more of them.
@@ -142,14 +143,18 @@ def curriculum(
     rounds: X.
     start: s in (0, 1], the share of the data that the first round draws from.
     stop: u in [0, 1], the share of the rounds after which all data are drawn from.
+    labels: int (N,) classes, each of which then gives the same share of its records to
+      the pool; None for the smallest scores of all. The easiest fifth of a data set may
+      lack whole classes, and a network that has not seen them at a large learning rate
+      need not recover.
     seed: int below 2**63, integer scalar or typed key, traced or not.
 
   Returns:
     A `Plan`.
 
   Raises:
-    ValueError: a share out of range, scores that are not finite, fewer examples than a
-      batch.
+    ValueError: a share out of range, scores that are not finite, labels that are not one
+      per score, fewer examples than a batch.
 
   Example:
     >>> import jaxsparse as js, numpy as np
@@ -158,6 +163,10 @@ def curriculum(
     True
   """
   scores = _checks.vector('scores', scores, None, np.float64)
+  if labels is not None:
+    scores = _ranks_in_class(
+      scores, _checks.vector('labels', labels, scores.size, np.int64)
+    )
   batch_size = _checks.count('batch_size', batch_size)
   rounds = _checks.count('rounds', rounds)
   size = _checks.round_size(scores.size, ratio, batch_size)
@@ -180,6 +189,16 @@ def curriculum(
       'order': np.argsort(scores, kind='stable').astype(np.int32), 'pools': pools,
     },
   )  # fmt: skip
+
+
+def _ranks_in_class(scores, labels):
+  """The share of a record's class that comes before it."""
+  ranks = np.empty(scores.size)
+  for label in np.unique(labels):
+    (members,) = np.nonzero(labels == label)
+    order = np.argsort(scores[members], kind='stable')
+    ranks[members[order]] = np.arange(members.size) / members.size
+  return ranks
 
 
 def _draw_curriculum(plan, cycle, position):

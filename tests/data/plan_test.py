@@ -233,6 +233,19 @@ def test_a_curriculum_begins_with_small_scores_and_ends_with_all():
   assert set(at_once.tables['pools'].tolist()) == {N}
 
 
+def test_a_curriculum_can_begin_with_the_easiest_of_every_class():
+  labels = np.arange(100) // 50  # All that is easy is of one class.
+  plan = js.data.curriculum(
+    np.arange(100), 20, ratio=0.2, rounds=5, start=0.2, labels=labels, seed=0
+  )
+  expected = [*range(10), *range(50, 60)]
+  np.testing.assert_array_equal(np.sort(plan.batch(0)[0]), expected)
+  with pytest.raises(ValueError, match='labels'):
+    js.data.curriculum(
+      np.arange(100), 20, ratio=0.2, rounds=5, labels=labels[1:], seed=0
+    )
+
+
 def test_only_one_record_is_left_of_one():
   plan = js.data.full(1, 1, epochs=3, seed=0)
   assert plan.batch(np.arange(3))[0].tolist() == [[0], [0], [0]]
