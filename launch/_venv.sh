@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the launchers: a virtual environment that is made once and kept.
 #
 #   ensure_venv EXTRA...   makes $venv_python ready, or ends with one clear message.
@@ -97,7 +98,7 @@ _install() {
   names="$(IFS=,; echo "$*")"
   echo "Installing jaxsparse[$names]; the first time takes a minute or two ..." >&2
   "$venv_python" -m pip install --disable-pip-version-check --no-input \
-    --constraint "$repo/constraints.txt" --editable "$repo[$names]" \
+    --constraint "$repo/constraints.txt" --editable "${repo}[$names]" \
     >"$marks/log" 2>&1 </dev/null || {
     tail -n 30 "$marks/log" >&2
     rm -f "$marks/busy" # It ended by itself, and pip undoes what it began.

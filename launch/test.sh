@@ -18,6 +18,7 @@ cd "$repo"
 "$venv_python" -m ruff check --quiet .
 "$venv_python" -m ruff format --check --quiet .
 "$venv_python" -m mypy
+"${venv_python%/*}/shellcheck" launch/*.sh launch/slurm.sbatch .ci/run
 
 # Compilation dominates the tests, so what was compiled once is kept.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$repo/.jax_cache}"
