@@ -1,4 +1,4 @@
-"""Fixed subsets by what a proxy network, trained once per seed, knows of the records."""
+"""What a proxy network, trained once per seed, knows of the records: subsets, scores."""
 
 import functools
 import time
@@ -62,8 +62,7 @@ def _glister(e: Evidence, size, seed, learning_rate=0.1):
 
 
 def _ccs(e: Evidence, size, seed, hard_cutoff=0.3):
-  scores = js.data.aum_scores(e.aum)
-  return js.data.ccs(scores, size, hard_cutoff=hard_cutoff, seed=seed)
+  return js.data.ccs(_SCORES['aum'](e), size, hard_cutoff=hard_cutoff, seed=seed)
 
 
 def _ssp(e: Evidence, size, seed):
@@ -74,37 +73,46 @@ def _ssp(e: Evidence, size, seed):
 
 _features = lambda e: e.features
 _gradients = lambda e: e.gradients
+# A number for each record, larger for harder ones.
+_SCORES = {
+  'aum': lambda e: js.data.aum_scores(e.aum),
+  'cal': lambda e: js.data.cal(e.probs, e.features),
+  'el2n': lambda e: js.data.el2n(e.probs, e.labels),
+  'entropy': lambda e: js.data.entropy(e.probs),
+  'forgetting': lambda e: js.data.forgetting_scores(e.forgetting),
+  'grand_last_layer': lambda e: js.data.grand_last_layer(e.probs, e.labels, e.features),
+  'least_confidence': lambda e: js.data.least_confidence(e.probs),
+  'margin': lambda e: js.data.margin(e.probs),
+}
 _SELECTIONS = {
-  'cal': _top(lambda e: js.data.cal(e.probs, e.features)),
+  **{name: _top(score) for name, score in _SCORES.items()},
   'ccs': _ccs,
   'craig': _by_class('craig', _gradients),
-  'el2n': _top(lambda e: js.data.el2n(e.probs, e.labels)),
-  'entropy': _top(lambda e: js.data.entropy(e.probs)),
   'facility_location': _by_class('facility_location', _gradients),
-  'forgetting': _top(lambda e: js.data.forgetting_scores(e.forgetting)),
   'glister': _glister,
   'gradmatch': _by_class('gradmatch', _gradients),
-  'grand_last_layer': _top(
-    lambda e: js.data.grand_last_layer(e.probs, e.labels, e.features)
-  ),
   'graph_cut': _by_class('graph_cut', _gradients),
   'herding': _by_class('herding', _features),
   'k_center_greedy': _by_class('k_center_greedy', _features),
-  'least_confidence': _top(lambda e: js.data.least_confidence(e.probs)),
-  'margin': _top(lambda e: js.data.margin(e.probs)),
   'moderate': lambda e, size, seed: js.data.moderate(e.features, e.labels, size),
   'ssp_prototypes': _ssp,
 }
 
 
 def check(spec) -> None:
-  """Refuses a selection that there is none of."""
-  where = f'select of method {spec["name"]}'
-  _names.choose(spec.get('select'), _SELECTIONS, where)
+  """Refuses a selection, or a score, that there is none of."""
+  key = key_of(spec)
+  where = f'{key} of method {spec["name"]}'
+  _names.choose(spec.get(key), _SELECTIONS if key == 'select' else _SCORES, where)
+
+
+def key_of(spec) -> str:
+  """What a method names for the proxy: records to keep, or a score of all of them."""
+  return 'select' if spec['plan'] == 'coreset' else 'score'
 
 
 class Coresets:
-  """Selections of a run, with the seconds that each would take alone.
+  """Selections and scores of a run, with the seconds that each would take alone.
 
   Args:
     config: of the run; its model is that of the proxy, `proxy_epochs` and
@@ -119,30 +127,33 @@ class Coresets:
     self._compiled = set()
 
   def select(self, spec, size: int, seed: int):
-    """What a method keeps.
+    """What a method keeps, or the score by which it draws from all records.
 
     Args:
       spec: of the method.
-      size: how many records.
+      size: how many records are kept.
       seed: of the run: there is one proxy for all methods of a seed.
 
     Returns:
-      `((indices, weights or None), seconds, compiling)`: the seconds of the proxy and of
-      the selection, and those of compiling them apart: what was not run before is run
-      twice.
+      `(chosen, seconds, compiling)`: `(indices, weights or None)`, or float (N,) scores;
+      the seconds of the proxy and of the selection, and those of compiling them apart:
+      what was not run before is run twice.
     """
     compiled = 0.0
     if self._seed != seed:
       train = lambda: self._train_proxy(seed)
       self._evidence, self._seconds, compiled = self._timed('proxy', train)
       self._seed = seed
-    kwargs = spec.get('select_kwargs', {})
-    select = functools.partial(_SELECTIONS[spec['select']], **kwargs)
-    work = lambda: select(self._evidence, size, seed)
-    (indices, weights), seconds, more = self._timed((spec['name'], size), work)
-    if weights is not None:
-      weights = np.asarray(weights)
-    chosen = np.asarray(indices), weights
+    if key_of(spec) == 'score':
+      work = lambda: _SCORES[spec['score']](self._evidence)
+      chosen, seconds, more = self._timed(spec['score'], work)
+      chosen = np.asarray(chosen)
+    else:
+      kwargs = spec.get('select_kwargs', {})
+      select = functools.partial(_SELECTIONS[spec['select']], **kwargs)
+      work = lambda: select(self._evidence, size, seed)
+      (indices, weights), seconds, more = self._timed((spec['name'], size), work)
+      chosen = np.asarray(indices), None if weights is None else np.asarray(weights)
     return chosen, self._seconds + seconds, compiled + more
 
   def _timed(self, name, work):

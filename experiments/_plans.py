@@ -12,8 +12,10 @@ from experiments import _coresets, _names, _posteriors, _settings
 from experiments.configs import _data_subset_defaults
 import jaxsparse as js
 
-# Functions of `js.data`, and a subset that a method of `_coresets` chooses.
-_PLANS = ('coreset', 'full', 'iid', 'rs2', 'short_full', 'static_subset')
+# Functions of `js.data`, and a subset that a method of `_coresets` chooses; those that
+# ask a proxy network, for a subset or for a score of all records.
+BY_PROXY = ('coreset', 'curriculum', 'importance')
+_PLANS = (*BY_PROXY, 'full', 'iid', 'rs2', 'short_full', 'static_subset')
 _METHOD_KEYS = (
   'kwargs',
   'name',
@@ -22,6 +24,7 @@ _METHOD_KEYS = (
   'posterior',
   'ratio',
   'rounds',
+  'score',
   'select',
   'select_kwargs',
   'settings',
@@ -48,7 +51,7 @@ def check(config) -> types.SimpleNamespace:
   for spec in config.methods:
     _names.choose(spec.get('plan'), _PLANS, f'plan of method {spec["name"]}')
     _posteriors.check_kind(spec, ('transform', 'posterior'))
-    if spec['plan'] == 'coreset':
+    if spec['plan'] in BY_PROXY:
       _coresets.check(spec)
   return config
 
@@ -71,7 +74,8 @@ def make(config, spec, labels, seed, chosen=None) -> js.data.Plan:
     spec: of the method.
     labels: int (N,), of the training data.
     seed: of the run.
-    chosen: `(indices, weights)` of a coreset; None for a plan that only has its shape.
+    chosen: `(indices, weights)` of a coreset, or the scores of all records; None for a
+      plan that only has its shape.
 
   Returns:
     A plan. Its batches are those of the config, or a whole round where that is less.
@@ -91,15 +95,19 @@ def make(config, spec, labels, seed, chosen=None) -> js.data.Plan:
         *(chosen or (np.arange(size), weights)), num_examples=num_examples,
         batch_size=batch_size, rounds=rounds, seed=seed,
       )  # fmt: skip
+    # What is drawn by a score takes the scores where others take their number.
+    records = num_examples
+    if spec['plan'] in BY_PROXY:
+      records = np.ones(num_examples) if chosen is None else chosen
     if kwargs.pop('stratified', False):
       kwargs['labels'] = labels
     if spec['plan'] == 'full':
       kwargs['epochs'] = rounds
-    elif spec['plan'] == 'iid':
+    elif spec['plan'] in ('iid', 'importance'):
       kwargs['num_steps'] = rounds * (size // batch_size)
     else:
       kwargs.update(ratio=ratio, rounds=rounds)
-    return getattr(js.data, spec['plan'])(num_examples, batch_size, seed=seed, **kwargs)
+    return getattr(js.data, spec['plan'])(records, batch_size, seed=seed, **kwargs)
   except (TypeError, ValueError) as error:
     raise ValueError(f'method {spec["name"]}: {str(error).rstrip(".")}.') from error
 

@@ -59,8 +59,8 @@ class Method(NamedTuple):
     name, spec: of the config.
     model: the network.
     posterior: None for deterministic weights.
-    plan: that of the first seed, of a coreset its shape only; all seeds have as many
-      steps.
+    plan: that of the first seed, its shape only where a proxy has a say; all seeds have
+      as many steps.
     cadence: how the run is cut into calls and evaluations.
     init: `seed -> TrainState`.
     step_fn: the compiled step.
@@ -201,7 +201,7 @@ def train(config, method, seed, source, workdir, metrics, results, warm) -> bool
       _compile(config, method, seed, source)
     warm.add(method.name)
   labels, chosen = source.data.train[1], None
-  if method.spec['plan'] == 'coreset':
+  if method.spec['plan'] in _plans.BY_PROXY:
     size = _plans.size_of(config, method.spec, len(labels))
     chosen, selecting, compiling = source.coresets.select(method.spec, size, seed)
     clock.seconds['selection'] += selecting

@@ -81,6 +81,28 @@ def coresets(ratio: float) -> tuple[dict, ...]:
   )  # fmt: skip
 
 
+def by_score(ratio: float) -> tuple[dict, ...]:
+  """Draws from all data by what one proxy network per seed says, at one ratio.
+
+  Importance sampling by the error |softmax - onehot| of each record, with weights that
+  leave the mean loss unbiased; half of the draws are uniform, so that no weight exceeds
+  2: PA&DA moves that share from 1 to 0 over its run. A curriculum from the records with
+  the widest margins in training, a fifth of them at first, to all at half of the run.
+  """
+  percent = f'{100 * ratio:g}'
+  shared = dict(ratio=ratio, transform='dense')
+  return (
+    dict(
+      shared, name=f'importance_{percent}', plan='importance', score='el2n',
+      plan_kwargs=dict(floor=0.5),
+    ),
+    dict(
+      shared, name=f'curriculum_{percent}', plan='curriculum', score='aum',
+      plan_kwargs=dict(start=0.2, stop=0.5),
+    ),
+  )  # fmt: skip
+
+
 def ratios_of(argument: str, all_ratios=RATIOS) -> tuple[float, ...]:
   """The ratios that the argument of a config file names: 'all', or one in (0, 1]."""
   if argument == 'all':

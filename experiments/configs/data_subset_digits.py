@@ -34,6 +34,7 @@ def get_config(argument='all'):
   ratios = _data_subset.ratios_of(argument)
   config.methods = (
     *sum(map(_data_subset.methods, ratios), ()),
+    *sum(map(_data_subset.by_score, ratios), ()),
     *(_data_subset.coresets(0.1) if 0.1 in ratios else ()),
     *(_data_subset.sparse_methods(0.1, every=25) if 0.1 in ratios else ()),
     _data_subset.all_data(),

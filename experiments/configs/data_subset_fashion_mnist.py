@@ -30,6 +30,7 @@ def get_config(argument='all'):
   ratios = _data_subset.ratios_of(argument, _RATIOS)
   config.methods = (
     *sum(map(_data_subset.methods, ratios), ()),
+    *sum(map(_data_subset.by_score, ratios), ()),
     *sum(map(_data_subset.coresets, ratios), ()),
     *(_data_subset.sparse_methods(0.1, every=100) if 0.1 in ratios else ()),
     _data_subset.all_data(),

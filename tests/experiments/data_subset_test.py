@@ -30,7 +30,9 @@ from experiments import (
 from experiments.configs import (
   _data_subset,
   _data_subset_defaults,
+  data_subset_cifar10,
   data_subset_digits,
+  data_subset_fashion_mnist,
   data_subset_mnist1d,
 )
 import jaxsparse as js
@@ -128,6 +130,16 @@ def test_the_methods_of_a_ratio_take_equal_steps(make):
     assert f'short_full{kind}_10' in plans
   indices = lambda name: plans[name].batch(np.arange(10))[0]
   np.testing.assert_array_equal(indices('rs2_10'), indices('short_full_10'))
+
+
+def test_the_images_have_the_methods_of_the_table_of_fashion():
+  names = lambda make, *argument: {
+    m['name'] for m in _plans.check(make.get_config(*argument)).methods
+  }
+  dense = {n for n in names(data_subset_fashion_mnist, '0.1') if n.endswith('_10')}
+  dense -= {m['name'] for m in _data_subset.sparse_methods(0.1, every=100)}
+  assert names(data_subset_cifar10) == dense
+  assert {'importance_10', 'curriculum_10', 'ccs_10', 'short_full_10'} <= dense
 
 
 def test_a_config_names_its_ratio():
@@ -288,7 +300,7 @@ def coresets():
 
 
 def _select(coresets, name, seed=1):
-  spec = {'name': f'{name}_10', 'select': name}
+  spec = {'name': f'{name}_10', 'plan': 'coreset', 'select': name}
   return coresets.select(spec, 12, seed)
 
 
@@ -308,6 +320,35 @@ def test_a_coreset_is_chosen_by_what_the_proxy_knows(coresets):
   # CRAIG's weights count all records.
   (indices, weights), _, _ = _select(coresets, 'craig')
   assert len(set(indices.tolist())) == 12 and weights.sum() == 90
+
+
+def test_draws_by_score_ask_the_same_proxy_and_weigh_what_they_draw(coresets):
+  config = _plans.check(_config(batch_size=10, rounds=30, ratio=0.2))
+  labels = np.arange(90) % 3
+  made = {}
+  for spec in _data_subset.by_score(0.2):
+    scores, seconds, _ = coresets.select(spec, 18, 1)
+    assert scores.shape == (90,) and seconds > 0
+    shape, made[spec['plan']] = (
+      _plans.make(config, spec, labels, 1, chosen) for chosen in (None, scores)
+    )
+    # What is compiled before the proxy is trained serves the real plan.
+    assert jax.tree.structure(shape) == jax.tree.structure(made[spec['plan']])
+    assert shape.total_steps == 30 and shape.likelihood_size == 90
+  evidence, steps = coresets._evidence, np.arange(30)
+  errors = np.linalg.norm(np.asarray(evidence.probs) - np.eye(3)[labels], axis=1)
+  # w = 1 / (N q) with q halfway between the errors' shares and 1 / N: at most 2.
+  indices, weights = made['importance'].batch(steps)
+  wanted = 1 / (45 * errors / errors.sum() + 0.5)
+  np.testing.assert_allclose(weights, wanted[indices], rtol=1e-5)
+  margins = -np.asarray(evidence.aum.total / evidence.aum.seen)
+  first = np.argsort(margins, kind='stable')[:18]
+  assert set(made['curriculum'].batch(0)[0].tolist()) <= set(first.tolist())
+  # The step takes the weights as they are: shares of a batch would be biased.
+  train = {'images': jnp.zeros((90, 1)), 'labels': jnp.asarray(labels)}
+  feed = _plans.feed(config, made['importance'], (None, None), train)
+  batch = jax.jit(_plans.take)(feed.batches(3), feed.data)
+  np.testing.assert_array_equal(batch['weights'], weights[3])
 
 
 def test_the_features_are_the_inputs_of_the_last_layer(coresets):
@@ -335,9 +376,12 @@ def test_every_selection_keeps_as_many_as_are_asked_for(coresets, name):
   assert plan.likelihood_size == (12 if weights is None else 90)
 
 
-def test_an_unknown_selection_is_refused():
-  method = dict(name='m', plan='coreset', select='herdin', transform='dense')
-  with pytest.raises(ValueError, match="select of method m: .*'herdin'.*mean herding"):
+@pytest.mark.parametrize('plan, key, wrong, meant', [
+  ('coreset', 'select', 'herdin', 'herding'), ('importance', 'score', 'el2', 'el2n'),
+])  # fmt: skip
+def test_an_unknown_selection_or_score_is_refused(plan, key, wrong, meant):
+  method = {'name': 'm', 'plan': plan, key: wrong, 'transform': 'dense'}
+  with pytest.raises(ValueError, match=f"{key} of method m: .*'{wrong}'.*mean {meant}"):
     _plans.check(_config(methods=(method,)))
 
 
