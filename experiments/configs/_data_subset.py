@@ -98,7 +98,7 @@ def by_score(ratio: float) -> tuple[dict, ...]:
     ),
     dict(
       shared, name=f'curriculum_{percent}', plan='curriculum', score='aum',
-      plan_kwargs=dict(start=0.2, stop=0.5),
+      plan_kwargs=dict(start=0.2, stop=0.5, stratified=True),
     ),
   )  # fmt: skip
 
