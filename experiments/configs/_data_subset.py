@@ -86,8 +86,9 @@ def by_score(ratio: float) -> tuple[dict, ...]:
 
   Importance sampling by the error |softmax - onehot| of each record, with weights that
   leave the mean loss unbiased; half of the draws are uniform, so that no weight exceeds
-  2: PA&DA moves that share from 1 to 0 over its run. A curriculum from the records with
-  the widest margins in training, a fifth of them at first, to all at half of the run.
+  2: PA&DA moves that share from 1 to 0 over its run. A curriculum from the records of
+  each class with the widest margins in training, a fifth of them at first, to all at half
+  of the run.
   """
   percent = f'{100 * ratio:g}'
   shared = dict(ratio=ratio, transform='dense')
