@@ -3,6 +3,8 @@
 import argparse
 import os
 import statistics
+import subprocess
+import sys
 import time
 
 import jax
@@ -24,11 +26,23 @@ def parse(doc, seconds, **more):
     parser.add_argument(f'--{name}', type=type(default), default=default)
   args = parser.parse_args()
   args.sparsities = [int(percent) for percent in args.sparsities.split(',')]
+  if len(args.sparsities) > 1:
+    sys.exit(max(map(_alone, args.sparsities)))
   if hasattr(os, 'sched_setaffinity'):
     # Jax starts its threads at the first computation, one per core that it sees.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
   print(f'kernels: {js.native.instruction_set() or js.native.why_not()}')
   return args
+
+
+def _alone(percent) -> int:
+  """The same command for one sparsity; its exit code.
+
+  In a process of its own: what others have left on the heap costs the short steps more
+  than their work, for pages are given back and faulted in again.
+  """
+  command = [sys.executable, *sys.argv, f'--sparsities={percent}']
+  return subprocess.run(command, check=False).returncode
 
 
 def measure(rows, args, calls=CALLS):

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxsparse import layers, sparse
-from jaxsparse.compact import _capture
+from jaxsparse.compact import _between, _capture
 
 
 def bind(model, backend: str | None = None):
@@ -17,7 +18,9 @@ def bind(model, backend: str | None = None):
 
   Every Dense, DenseGeneral, Conv and Embed whose kernel has a pattern is computed by
   `js.sparse.matmul`, `conv` or `take`: nothing of the size of the dense kernel is
-  made. Other leaves are used as they are.
+  made. Other leaves are used as they are; where the C++ kernels are at hand, they also
+  multiply by narrow dense heads and sum up the gradients of biases, since activations
+  have their layout.
 
   Args:
     model: a Linen or an NNX module, see `js.layers.bind`.
@@ -64,7 +67,8 @@ def handler(backend: str | None = None) -> layers.Handler:
     backend: as for `bind`.
 
   Returns:
-    `(product, weight, x) -> y` for weights that `join` made.
+    `(product, weight, x) -> y` for weights that `join` made, with `array` and `add_bias`
+    as `js.layers.bind` knows them.
 
   Example:
     >>> import flax.linen as nn, jax.numpy as jnp, jaxsparse as js
@@ -73,7 +77,10 @@ def handler(backend: str | None = None) -> layers.Handler:
     >>> apply_fn({'params': {'kernel': weight}}, jnp.array([[1., 3.]])).tolist()
     [[1.0, 3.0]]
   """
-  return _capture.with_taps(functools.partial(_product, backend))
+  run: Any = _capture.with_taps(functools.partial(_product, backend))
+  run.array = functools.partial(_between.multiply, backend)
+  run.add_bias = functools.partial(_between.add_bias, backend)
+  return run
 
 
 def join(params, patterns):

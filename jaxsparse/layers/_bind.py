@@ -26,7 +26,10 @@ def bind(model, handler: _product.Handler) -> Callable[..., Any]:
       at `bind`.
     handler: `(product, weight, x) -> y`. `x` and the bias have the promoted dtype of
       the layer, for which the weight counts with its attribute `dtype`, else with the
-      dtype of its first floating leaf.
+      dtype of its first floating leaf. It may have two more functions as attributes:
+      `array(product, kernel, x) -> y` for each Dense (NNX: Linear) whose kernel is an
+      array, and, for Linen's Dense, `add_bias(y, bias) -> y + bias` for what it
+      returned itself.
 
   Returns:
     For Linen `apply_fn(variables, *args, **kwargs)`, called as `model.apply`, with

@@ -7,6 +7,7 @@ from typing import Any
 
 from flax import errors
 import flax.linen as nn
+import jax
 from jax import lax
 import jax.numpy as jnp
 
@@ -32,6 +33,10 @@ def _intercept(handler, next_fun, args, kwargs, context):
   module = context.module
   params = {} if module.scope is None else module.variables.get('params', {})
   found = {n: x for n, x in params.items() if isinstance(x, _product.Bound)}
+  if not found and _is_array_for(handler, context, params):
+    name = '/'.join((*module.path, 'kernel'))
+    bound = _product.Bound(params['kernel'], name, None)
+    return _dense(handler.array, nn.Dense, module, bound, *args, **kwargs)
   if not found:
     return next_fun(*args, **kwargs)
   layer = next((t for t in _NAMES if isinstance(module, t)), None)
@@ -49,6 +54,16 @@ def _intercept(handler, next_fun, args, kwargs, context):
     raise bound.refusal() from error
 
 
+def _is_array_for(handler, context, params) -> bool:
+  """Whether a handler takes the array that is the kernel of this Dense."""
+  return (
+    hasattr(handler, 'array')
+    and type(context.module) is nn.Dense
+    and getattr(context.orig_method, 'func', None) is _DENSE_CALL
+    and isinstance(params.get('kernel'), jax.Array)
+  )
+
+
 def _run_detached(layer, module, bound, options, inputs):
   """Runs the layer's own method on a stub, with `options` as attributes."""
   fields = {
@@ -64,7 +79,7 @@ def _run_detached(layer, module, bound, options, inputs):
 
   fields |= {'promote_dtype': promote_dtype, **options}
   params: dict[str, Any] = {_NAMES[layer]: _product.Stub(jnp.dtype(bound.dtype))}
-  if module.has_variable('params', 'bias'):
+  if module.has_variable('params', 'bias') and fields.get('use_bias', True):
     params['bias'] = module.get_variable('params', 'bias')
   return layer(**fields, parent=None).apply({'params': params}, inputs)
 
@@ -79,7 +94,16 @@ def _dense(handler, layer, module, bound, inputs):
     return handler(product, bound.weight, x)
 
   options = {'dot_general': None, 'dot_general_cls': lambda: dot_general}
-  return _run_detached(layer, module, bound, options, inputs)
+  bias = None
+  if layer is nn.Dense and module.has_variable('params', 'bias'):
+    bias = module.get_variable('params', 'bias')
+  if not hasattr(handler, 'add_bias') or not isinstance(bias, jax.Array):
+    return _run_detached(layer, module, bound, options, inputs)
+  y = _run_detached(layer, module, bound, {**options, 'use_bias': False}, inputs)
+  if y.dtype != bias.dtype:
+    # The bias may have a part in the promotion of dtypes.
+    return _run_detached(layer, module, bound, options, inputs)
+  return handler.add_bias(y, bias)
 
 
 def _conv(handler, layer, module, bound, inputs):
@@ -123,6 +147,7 @@ def _attend(handler, layer, module, bound, query):
   return handler(_product.attend(bound.name, query), bound.weight, query)
 
 
+_DENSE_CALL = inspect.unwrap(nn.Dense.__call__)
 _NAMES = {
   nn.Dense: 'kernel',
   nn.DenseGeneral: 'kernel',
@@ -130,7 +155,7 @@ _NAMES = {
   nn.Embed: 'embedding',
 }
 _METHODS = {
-  inspect.unwrap(nn.Dense.__call__): _dense,
+  _DENSE_CALL: _dense,
   inspect.unwrap(nn.DenseGeneral.__call__): _dense,
   inspect.unwrap(nn.Conv.__call__): _conv,
   inspect.unwrap(nn.Embed.setup): _embed_setup,

@@ -53,7 +53,7 @@ def _merged(flat, paths, variables, token):
 def _replace_products(module: nnx.Module, handler) -> None:
   """Makes every layer of a module that holds a weight call the handler."""
   bound, read = {}, set()
-  for _, node in nnx.iter_graph(module):
+  for path, node in nnx.iter_graph(module):
     if isinstance(node, nnx.Variable):
       if isinstance(value := node.get_value(), _product.Bound):
         bound[value.name] = value
@@ -65,6 +65,9 @@ def _replace_products(module: nnx.Module, handler) -> None:
       if isinstance(value, _product.Bound):
         _REPLACE[layer](node, value, handler)
         read.add(value.name)
+      elif hasattr(handler, 'array') and type(node) is nnx.Linear:
+        name = '/'.join(map(str, (*path, 'kernel')))
+        node.dot_general = _ArrayDot(node.dot_general, handler.array, name)
   for name in bound:
     if name not in read:
       raise bound[name].refusal()
@@ -100,6 +103,21 @@ class _Dot:
     options = {'dimension_numbers': dimension_numbers, **options}
     product = _product.Product('dot', bound.name, apply, options)
     return self.handler(product, bound.weight, x)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ArrayDot:
+  """Stands for `lax.dot_general` where the kernel is an array."""
+
+  own: Callable
+  handler: _product.Handler
+  name: str
+
+  def __call__(self, x, kernel, dimension_numbers, **options):
+    options = {n: v for n, v in options.items() if n != 'out_sharding' or v is not None}
+    apply = _product.cast_first(self.own, dimension_numbers, **options)
+    options = {'dimension_numbers': dimension_numbers, **options}
+    return self.handler(_product.Product('dot', self.name, apply, options), kernel, x)
 
 
 @dataclasses.dataclass(frozen=True)
