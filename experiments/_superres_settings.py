@@ -43,13 +43,17 @@ def check(config) -> types.SimpleNamespace:
       )
   _names.choose(config.color, ('rgb', 'y'), 'config.color')
   _names.choose(config.loss, ('l1', 'l2'), 'config.loss')
-  for key in ('num_steps', 'patch', 'crop', 'scale'):
+  for key in ('num_steps', 'patch', 'crop', 'scale', 'steps_per_call'):
     if getattr(config, key) < 1:
       raise ValueError(f'config.{key}: got {getattr(config, key)}, wanted at least 1.')
   if not config.tests or not config.train:
     raise ValueError('config: train and tests each need at least one folder.')
-  # One call a step: convolutions in a loop are several times slower on a CPU.
-  config.steps_per_call = 1
+  for key in ('num_steps', 'eval_every', 'checkpoint_every'):
+    if getattr(config, key) % config.steps_per_call:
+      raise ValueError(
+        f'config.{key}: got {getattr(config, key)}, wanted a multiple of'
+        f' config.steps_per_call={config.steps_per_call}.'
+      )
   hold = held_steps(config)
   if not 0 <= hold < config.num_steps:
     raise ValueError(

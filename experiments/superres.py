@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from absl import app, flags, logging
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments import (
   _commands,
@@ -164,7 +165,8 @@ def build_method(config, spec) -> Method:
   )  # fmt: skip
   how = 'pmap' if config.execution == 'compact' else config.execution
   return Method(
-    spec['name'], spec, model, init, js.training.shard_step(step, execution=how),
+    spec['name'], spec, model, init,
+    js.training.shard_step(step, execution=how, scan=config.steps_per_call > 1),
     enlarge=_superres_evaluation.enlarger(config, model), masked_tx=make_tx(0),
     sparse=spec['transform'] not in _settings.BASELINES,
     execution=execution,
@@ -174,13 +176,17 @@ def build_method(config, spec) -> Method:
 def train(config, method, seed, source, workdir, metrics, results) -> bool:
   """Trains one method with one seed; False when a signal ended it early."""
   label = f'{method.name}-{seed}'
+  # How many steps are a call moves no number: a checkpoint is good for any.
+  identity = _report.identity(
+    {**_settings.plain(config), 'steps_per_call': 1}, method.name, seed
+  )
   state = method.execution.start(method.init(seed))
   watch = _watch.Watch(method.name, seed, config.num_steps, workdir, metrics)
   support = None
 
   def on_steps(state, values):
     nonlocal support
-    step, loss = int(state.step), float(values['loss'])
+    step, loss = int(state.step), float(np.mean(values['loss']))
     watch.advance(step, f'loss {loss:.4f}')
     if step % config.eval_every and step != config.num_steps:
       return
@@ -192,11 +198,12 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
   with js.checkpoint.open_dir(
     workdir / 'checkpoints' / label,
     keep=config.keep,
-    config=_report.identity(_settings.plain(config), method.name, seed),
+    config=identity,
   ) as checkpoints:
     run = js.training.run(
       method.step_fn, state, lambda step: batch_of(config, source, step, seed),
       config.num_steps, checkpoints=checkpoints, save_every=config.checkpoint_every,
+      steps_per_call=config.steps_per_call if config.steps_per_call > 1 else None,
       on_start=lambda state: watch.start(int(state.step)), on_steps=on_steps,
     )  # fmt: skip
     watch.close()

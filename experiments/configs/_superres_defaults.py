@@ -50,6 +50,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.keep = 1
   # 'pmap', 'shard_map' or 'jit'; 'compact' is pmap with static, SET and RigL on nonzeros.
   config.execution = 'pmap'
+  # Steps per call, without a return to Python: for a GPU, that else waits. In a loop XLA
+  # compiles convolutions to slow code for a CPU.
+  config.steps_per_call = 1
   config.timing_rounds = 3
   # Sides of the crops that the report shows, at high resolution; so many test images.
   config.crop = 64

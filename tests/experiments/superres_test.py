@@ -143,6 +143,24 @@ def test_a_killed_run_takes_the_steps_that_it_would_have_taken(job):
     assert list(map(keep, a)) == list(map(keep, b))
 
 
+@pytest.mark.long
+def test_steps_of_one_call_are_those_of_single_calls(job):
+  folder, environment = job
+  losses = []
+  for per_call in (1, 4):
+    workdir = folder / f'calls_{per_call}'
+    command = _command(folder, workdir, ('iss_p_90',))
+    run = subprocess.run(
+      [*command, f'--config.steps_per_call={per_call}'],
+      env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    losses.append(
+      [float(r['val_psnr_y_border2']) for r in _rows(workdir / 'metrics.csv')]
+    )
+  np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
   'config',
   [
@@ -179,6 +197,7 @@ def _changed(**changes):
     ({'color': 'grey'}, "config.color: unknown name 'grey'; wanted one of rgb, y"),
     ({'loss': 'l3'}, "config.loss: unknown name 'l3'"),
     ({'patch': 0}, 'config.patch: got 0, wanted at least 1'),
+    ({'steps_per_call': 3}, 'num_steps: got 1000, wanted a multiple of .*steps_per_call=3'),
     ({'train': ()}, 'train and tests each need at least one folder'),
     (
       {'learning_rate': {'name': 'constant_schedule', 'kwargs': {}, 'hold': 2000}},
