@@ -28,6 +28,7 @@ _EXPERIMENTS = [
   'mnist1d>=0.0.2',
   'pillow>=10',
   'scikit-learn>=1.4',
+  'submitit>=1.5.2',
   'tensorboardX>=2.6',
   'tensorflow-datasets>=4.9.9',
   'tqdm>=4.66',

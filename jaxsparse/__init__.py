@@ -5,6 +5,40 @@
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  # For type checkers and editors, which do not see what is loaded on first use.
+  from jaxsparse import (
+    bayes,
+    checkpoint,
+    compact,
+    core,
+    criteria,
+    data,
+    distributions,
+    export,
+    layers,
+    masks,
+    native,
+    plots,
+    rules,
+    schedules,
+    sparse,
+    summary,
+    testing,
+    training,
+    transforms,
+  )
+  from jaxsparse.core import (
+    Leaf,
+    MaskRule,
+    kernels,
+    kernels_except,
+    leaves_of,
+    stacked,
+  )
+  from jaxsparse.rules import apply_masks, get_masks, init, keep_sparse, view
 
 __version__ = '0.1.0'
 
@@ -44,15 +78,49 @@ _NAMES = {
   'view': 'rules',
 }
 
-__all__ = tuple(sorted((*_ROOMS, *_NAMES, '__version__')))
+__all__ = (
+  'Leaf',
+  'MaskRule',
+  '__version__',
+  'apply_masks',
+  'bayes',
+  'checkpoint',
+  'compact',
+  'core',
+  'criteria',
+  'data',
+  'distributions',
+  'export',
+  'get_masks',
+  'init',
+  'keep_sparse',
+  'kernels',
+  'kernels_except',
+  'layers',
+  'leaves_of',
+  'masks',
+  'native',
+  'plots',
+  'rules',
+  'schedules',
+  'sparse',
+  'stacked',
+  'summary',
+  'testing',
+  'training',
+  'transforms',
+  'view',
+)
 
+# A type checker knows all names, and should say which one does not exist.
+if not TYPE_CHECKING:
 
-def __getattr__(name):
-  if name in _NAMES:
-    return getattr(importlib.import_module(f'jaxsparse.{_NAMES[name]}'), name)
-  if name in _ROOMS:
-    return importlib.import_module(f'jaxsparse.{name}')
-  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  def __getattr__(name):
+    if name in _NAMES:
+      return getattr(importlib.import_module(f'jaxsparse.{_NAMES[name]}'), name)
+    if name in _ROOMS:
+      return importlib.import_module(f'jaxsparse.{name}')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def __dir__():
