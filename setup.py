@@ -39,8 +39,8 @@ _SAFETENSORS = ['safetensors>=0.4.3']
 _GRAIN = ['grain>=0.2.18']
 # js.export.serialize and deserialize: jax.export needs it and does not bring it.
 _EXPORT = ['flatbuffers>=24.3', *_SAFETENSORS]
-# A test looks into the source archive; from 3.12 on Python brings no setuptools.
-_TEST = ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.5', 'setuptools>=64']
+# Tests build archives and wheels: setuptools 70.1 needs no other package for these.
+_TEST = ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.5', 'setuptools>=70.1']
 _TEST += [*_EXPORT, *_GRAIN]
 # launch/docs.sh; latex2mathml: equations without a script from the network.
 _DOCS = ['furo>=2024.8', 'latex2mathml>=3.77', 'myst-parser>=4', 'sphinx>=8.2']
@@ -132,7 +132,6 @@ setuptools.setup(
   classifiers=[
     'Development Status :: 3 - Alpha',
     'Intended Audience :: Science/Research',
-    'License :: OSI Approved :: Apache Software License',
     'Programming Language :: Python :: 3.11',
     'Programming Language :: Python :: 3.12',
     'Programming Language :: Python :: 3.13',
