@@ -211,14 +211,15 @@ def train_one(config, method, seed, source, workdir, metrics) -> bool:
     open_dir(workdir / 'members' / label, keep=len(method.harvest)) as members,
     open_dir(workdir / 'checkpoints' / label, keep=config.keep) as checkpoints,
   ):
-    return js.training.run(
+    run = js.training.run(
       method.step_fn, method.execution.start(method.init(seed)),
       lambda step: datasets.batch_indices(num_train, config.batch_size, step, seed),
       source.num_steps, data=source.train,
       steps_per_call=per_call if per_call > 1 else None, checkpoints=checkpoints,
       save_every=_settings.rounded(config.checkpoint_every, per_call),
       on_start=on_start, on_steps=on_steps,
-    ).finished  # fmt: skip
+    )  # fmt: skip
+  return not run.stopped
 
 
 def load_members(config, method: Method, seed, workdir) -> list:

@@ -256,7 +256,7 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
     watch.close()
     if run.finished:
       results.append(test_row(config, method, seed, source, run.state, checkpoints))
-  return run.finished
+  return not run.stopped
 
 
 def evaluate_row(method: Method, state, source: Source) -> dict:

@@ -255,7 +255,7 @@ def train(config, method, seed, source, workdir, metrics, results, warm) -> bool
       r for r in metrics.rows if (r['method'], r['seed']) == (method.name, str(seed))
     ]
     results.append(test_row(config, method, plan, seed, source, run.state, curve))
-  return run.finished
+  return not run.stopped
 
 
 def _compile(config, method, seed, source) -> None:

@@ -146,7 +146,7 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
       row = test_row(config, method, seed, source, run.state, checkpoints)
       results.append({**row, 'seconds': seconds})
       print(f'{label:>24} tested  {_recommend_report.tested(row, config)}', flush=True)
-  return run.finished
+  return not run.stopped
 
 
 def test_row(config, method, seed, source, state, checkpoints) -> dict:

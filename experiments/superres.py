@@ -209,7 +209,7 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
     watch.close()
   if run.finished:
     results.append(test_row(config, method, seed, source, run.state, workdir))
-  return run.finished
+  return not run.stopped
 
 
 def evaluate_row(config, method: Method, state, source: Source, support) -> dict:

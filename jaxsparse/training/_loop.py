@@ -23,10 +23,13 @@ class RunResult(NamedTuple):
   Attributes:
     state: the last state.
     finished: False when SIGTERM ended the run early (its state is saved).
+    stopped: SIGTERM was received, maybe in the last step: what would follow the run
+      should not.
   """
 
   state: _step.TrainState
   finished: bool
+  stopped: bool = False
 
 
 def _local_devices(devices):
@@ -188,7 +191,7 @@ def run(
       returns ranks a checkpoint saved at this step.
 
   Returns:
-    `RunResult(state, finished)`.
+    `RunResult(state, finished, stopped)`.
 
   Raises:
     ValueError: `save_every` is no multiple of `steps_per_call`.
@@ -206,6 +209,7 @@ def run(
   if on_start:
     on_start(state)
   guard = checkpoint.sigterm_guard() if checkpoints else contextlib.nullcontext()
+  stopped = False
   with guard:
     while step < num_steps:
       # A run that goes on from within a call ends that call first: calls, and what
@@ -230,7 +234,7 @@ def run(
         break
   if checkpoints is not None:
     checkpoints.wait()
-  return RunResult(state, step >= num_steps)
+  return RunResult(state, step >= num_steps, stopped)
 
 
 def _stacked(batches, start, end):

@@ -234,7 +234,8 @@ def test_a_killed_run_goes_on_bit_for_bit(job, whole, tmp_path, number):
         break
     process.stdout.read()
   assert process.wait() == (143 if number == signal.SIGTERM else -number)
-  assert len(_rows(workdir / 'results.csv')) == 2
+  # A slow signal comes in the last step, whose result is then kept.
+  assert len(_rows(workdir / 'results.csv')) in (2, 3)
 
   again = _run(job, f'--workdir={workdir}')
   assert again.returncode == 0, again.stderr

@@ -295,13 +295,22 @@ def test_sigterm_saves_and_the_next_run_goes_on_bit_for_bit(tmp_path):
   whole, whole_seen = _run_to(tmp_path / 'whole', 9)
   first, first_seen = _run_to(tmp_path / 'cut', 9, stop_at=5)
   second, second_seen = _run_to(tmp_path / 'cut', 9)
-  assert not first.finished and int(first.state.step) == 5
-  assert second.finished and [s for s, _ in second_seen] == [6, 7, 8, 9]
+  assert not first.finished and first.stopped and int(first.state.step) == 5
+  assert (
+    second.finished
+    and not second.stopped
+    and [s for s, _ in second_seen] == [6, 7, 8, 9]
+  )
   assert first_seen + second_seen == whole_seen
   chex.assert_trees_all_equal(second.state.params, whole.state.params)
   chex.assert_trees_all_equal(
     js.get_masks(second.state.opt_state), js.get_masks(whole.state.opt_state)
   )
+
+
+def test_a_signal_in_the_last_step_is_not_forgotten(tmp_path):
+  result, _ = _run_to(tmp_path, 4, stop_at=4)
+  assert result.finished and result.stopped
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
