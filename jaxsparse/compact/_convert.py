@@ -10,6 +10,9 @@ import numpy as np
 from jaxsparse import core, masks, rules, schedules
 from jaxsparse.compact import _capacity, _elementwise, _state, _update, _values
 
+# Steps in which the decision is looked for that makes masks final.
+_LOOK_AHEAD = 100_000
+
 
 def convert(
   tx, params: core.Params, opt_state, *, capacity_factor: float = 1.25
@@ -180,11 +183,12 @@ def _check_rule(parts: rules.Parts, step: int) -> None:
   final = math.inf if last is None else last
   if rule.settled_at is not None:
     # Nothing is left to decide after the first decision at the final sparsity.
-    times = np.arange(rule.settled_at, max(step, rule.settled_at) + 1)
+    first = rule.settled_at
+    times = np.arange(first, min(final, max(step, first) + _LOOK_AHEAD) + 1)
     due = times[np.asarray(parts.when(times))]
     if due.size and due[0] < step:
       return
-    final = min(final, due[0] if due.size else rule.settled_at)
+    final = due[0] if due.size else final
   known = math.isfinite(final)
   after = f'after step {int(final)}' if known else 'once they are (give `when` a stop)'
   raise ValueError(

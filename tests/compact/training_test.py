@@ -167,6 +167,41 @@ def test_what_cannot_be_compact_is_refused(make, match):
     js.compact.convert(tx, params, state)
 
 
+@pytest.mark.parametrize(
+  ('make', 'final'),
+  [
+    pytest.param(
+      lambda: js.transforms.gmp(
+        optax.adam(0.1), js.schedules.cubic(0.75, 0, 4), when=js.schedules.every(2)
+      ),
+      4,
+      marks=pytest.mark.long,
+    ),
+    (lambda: js.transforms.one_shot(optax.adam(0.1), 0.75, step=3), 3),
+  ],
+)
+def test_what_only_prunes_is_converted_after_its_last_change(make, final):
+  tx, start = make(), {'kernel': jax.random.normal(jax.random.key(0), (8, 6))}
+  params, state = js.init(tx, start)
+
+  def step(tx, params, state):
+    updates, state = tx.update(jax.tree.map(jnp.sin, params), state, params)
+    return optax.apply_updates(params, updates), state
+
+  for _ in range(final + 1):
+    with pytest.raises(ValueError, match=f'not final; convert after step {final},'):
+      js.compact.convert(tx, params, state)
+    params, state = step(tx, params, state)
+  ctx, values, held = js.compact.convert(tx, params, state)
+  assert values['kernel'].shape == (12,)
+  for _ in range(3):
+    params, state = step(tx, params, state)
+    values, held = step(ctx, values, held)
+  _, dense, back = js.compact.densify(ctx, values, held)
+  np.testing.assert_allclose(dense['kernel'], params['kernel'], rtol=1e-6)
+  np.testing.assert_array_equal(back.masks['kernel'], state.masks['kernel'])
+
+
 def test_params_must_be_masked():
   tx, params = (
     js.transforms.static(optax.sgd(0.1), 0.5, seed=0),
