@@ -68,7 +68,7 @@ def _start(*arguments, script=_LAUNCHER, **changes):
   )
 
 
-def _end(process, seconds=120):
+def _end(process, seconds=300):
   """`(exit status, output, errors)`; nothing of a launcher outlives it."""
   try:
     output, errors = process.communicate(timeout=seconds)
@@ -77,7 +77,7 @@ def _end(process, seconds=120):
   return process.returncode, output, errors
 
 
-def _wait_for(condition, process, seconds=120):
+def _wait_for(condition, process, seconds=300):
   deadline = time.monotonic() + seconds
   while not condition():
     if process.poll() is not None or time.monotonic() > deadline:
@@ -322,7 +322,7 @@ def test_a_killed_run_goes_on_with_any_number_of_processes(job, alone, tmp_path)
   process = _start(2, *arguments, **job[1])
   _wait_for(lambda: max(steps()) > reached, process)
   process.send_signal(signal.SIGINT)
-  code, output, errors = _end(process, 60)
+  code, output, errors = _end(process)
   assert (code, errors) == (143, '')
   assert f'Stopped and saved. To go on: the same command, --workdir={workdir}' in output
   assert reached < max(steps()) < 300

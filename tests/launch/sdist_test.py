@@ -53,7 +53,7 @@ def test_the_archive_becomes_a_wheel_that_works(archive, tmp_path, compiler):
     pytest.skip('no compiler here')
   nowhere = {} if compiler else {'CC': '/nowhere/cc', 'CXX': '/nowhere/c++'}
   pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check', '--no-cache-dir']
-  # The build needs nothing but what is here: no network.
+  # The build needs nothing but what is here, and no network.
   alone = ['--no-deps', '--no-build-isolation', '--no-index']
   _run([*pip, 'wheel', *alone, '-w', tmp_path, archive], **nowhere)
   (wheel,) = tmp_path.glob('*.whl')
