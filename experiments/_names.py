@@ -1,6 +1,7 @@
 """From a name in a config to an attribute, or to a sentence that lists the names."""
 
 import difflib
+import importlib
 
 
 def choose(name, names, what):
@@ -12,6 +13,23 @@ def choose(name, names, what):
       f'{what}: unknown name {name!r}; wanted one of {", ".join(sorted(names))}.{hint}'
     )
   return name
+
+
+def imported(path: str, what: str):
+  """The callable at `module.name`; otherwise a ValueError that says what is not there."""
+  module_name, _, name = path.rpartition('.')
+  try:
+    module = importlib.import_module(module_name)
+  except ModuleNotFoundError as error:
+    # A module that does not find what it imports is the user's to see.
+    if error.name is None or not f'{module_name}.'.startswith(f'{error.name}.'):
+      raise
+    raise ValueError(
+      f'{what}: got {path!r}, but there is no module {error.name!r}; wanted'
+      ' module.name, the module in a folder that PYTHONPATH names.'
+    ) from error
+  public = [n for n, v in vars(module).items() if callable(v) and n[0] != '_']
+  return getattr(module, choose(name, public, f'{what}, in {module_name}'))
 
 
 def way(method: str, sparsity: float) -> str:

@@ -112,14 +112,20 @@ def _check_keys(got, known, where):
 
 
 def transform_of(spec):
-  """The transform that a method names; None for the dense baselines."""
-  if spec.get('transform') in BASELINES:
+  """The transform that a method names; None for the dense baselines.
+
+  A name with a dot is one of your own, `module.factory`, called as those of
+  `js.transforms` are: `factory(optimizer, sparsity, *, seed, **kwargs)`. Its module is
+  imported, from where Python finds it (`PYTHONPATH`, the repository).
+  """
+  name = spec.get('transform')
+  if name in BASELINES:
     return None
-  public = [n for n in js.transforms.__all__ if not n.endswith('_rule')]
   where = f'transform of method {spec["name"]}'
-  return getattr(
-    js.transforms, _names.choose(spec.get('transform'), [*public, *BASELINES], where)
-  )
+  if '.' in str(name):
+    return _names.imported(name, where)
+  public = [n for n in js.transforms.__all__ if not n.endswith('_rule')]
+  return getattr(js.transforms, _names.choose(name, [*public, *BASELINES], where))
 
 
 def final_sparsity(spec) -> float:

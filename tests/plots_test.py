@@ -259,3 +259,10 @@ def test_bad_rows_are_named(tmp_path, plot, rows, message):
   with pytest.raises(ValueError, match=message):
     plot(rows, tmp_path / 'plot.png')
   assert not list(tmp_path.iterdir())
+
+
+def test_without_a_path_the_figure_itself_comes_back(tmp_path, figures):
+  figure = js.plots.learning_curves(_runs())
+  assert isinstance(figure, matplotlib.figure.Figure) and not figures
+  js.plots.learning_curves(_runs(), tmp_path / 'curves.png')
+  assert [t.get_text() for t in figures[0].legends[0].get_texts()] == _labels(figure)

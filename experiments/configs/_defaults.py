@@ -32,6 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.label_smoothing = 0.0
   config.accumulate = 1
 
+  # `transform` names an attribute of `js.transforms`, or one of your own by a path that
+  # Python can import: 'my_module.my_transform'.
   # Each method is trained once per seed; `only` names some of them: 'dense,rigl'.
   config.methods = (dict(name='dense', transform='dense'),)
   config.seeds = (0,)

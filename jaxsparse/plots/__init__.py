@@ -1,4 +1,4 @@
-"""Plots of runs and of uncertainties, written as PNG files."""
+"""Plots of runs and of uncertainties, as PNG files or figures."""
 
 from jaxsparse.plots._bars import step_times
 from jaxsparse.plots._curves import (

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -10,24 +11,25 @@ from jaxsparse.plots import _style
 
 def step_times(
   rows: _style.Rows,
-  path: str | os.PathLike,
+  path: str | os.PathLike | None = None,
   y: str = 'ratio',
   group: str = 'method',
   kind: str | None = None,
   label: str = 'step time / step time of the dense network (ratio)',
-) -> pathlib.Path:
+) -> pathlib.Path | Any:
   """Draws step times as ratios, bars with one sd, and a line at 1.
 
   Args:
     rows: one dict per measurement; repeated ones are averaged.
-    path: the PNG file to write; its folder is made.
+    path: the PNG file to write, whose folder is made; None for the figure itself,
+      which a notebook shows.
     y: the column of ratios.
     group: the column with the names of the bars.
     kind: a column that splits every bar (say, ordinary and update steps).
     label: what the ratio is of, for the axis.
 
   Returns:
-    The path.
+    The path; without one a matplotlib Figure.
 
   Raises:
     ValueError: no rows, or no such column.
@@ -61,7 +63,7 @@ def step_times(
   axis.set_xlabel(label)
   if kind is not None:
     _style.outside_legend(figure, axis)
-  return _style.save(figure, path)
+  return _style.finish(figure, path)
 
 
 def _bar(axis, place: float, values, colour: str, thick: float) -> float:

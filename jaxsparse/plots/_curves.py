@@ -3,6 +3,7 @@
 import math
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -11,23 +12,24 @@ from jaxsparse.plots import _style
 
 def learning_curves(
   rows: _style.Rows,
-  path: str | os.PathLike,
+  path: str | os.PathLike | None = None,
   x: str = 'step',
   y: str = 'val_accuracy',
   group: str = 'method',
-) -> pathlib.Path:
+) -> pathlib.Path | Any:
   """Draws one curve per group, the mean over seeds in a band of one sd.
 
   Args:
     rows: dicts; cells may be numbers or strings, empty ones are left out.
-    path: the PNG file to write; its folder is made.
+    path: the PNG file to write, whose folder is made; None for the figure itself,
+      which a notebook shows.
     x: the column along the horizontal axis.
     y: the column to draw; accuracies and sparsities are shares in [0, 1], drawn in
       percent.
     group: the column that tells curves apart; rows equal in it and in `x` are seeds.
 
   Returns:
-    The path.
+    The path; without one a matplotlib Figure.
 
   Raises:
     ValueError: no rows, or no such column.
@@ -57,28 +59,29 @@ def learning_curves(
   if num_seeds > 1:
     axis.set_title(f'mean ± sd over {num_seeds} seeds', fontsize=10, color='0.3')
   _style.outside_legend(figure, axis)
-  return _style.save(figure, path)
+  return _style.finish(figure, path)
 
 
 def density_over_time(
   rows: _style.Rows,
-  path: str | os.PathLike,
+  path: str | os.PathLike | None = None,
   x: str = 'step',
   prefix: str = 'density/',
   group: str = 'method',
-) -> pathlib.Path:
+) -> pathlib.Path | Any:
   """Draws the density of every layer over steps, a panel per group.
 
   Args:
     rows: dicts with a column `density/<leaf name>` per pruned leaf, a share in
       [0, 1]; several seeds are averaged.
-    path: the PNG file to write; its folder is made.
+    path: the PNG file to write, whose folder is made; None for the figure itself,
+      which a notebook shows.
     x: the column along the horizontal axis.
     prefix: how the columns of densities begin; the rest is the layer's name.
     group: the column that tells panels apart; a group without densities has none.
 
   Returns:
-    The path.
+    The path; without one a matplotlib Figure.
 
   Raises:
     ValueError: no rows, no such column, or no density at all.
@@ -116,7 +119,7 @@ def density_over_time(
   figure.supxlabel(_style.label_of(x), fontsize=10)
   figure.supylabel('density: weights kept (%)', fontsize=10)
   _layer_legend(figure, axes[0, 0], len(columns))
-  return _style.save(figure, path)
+  return _style.finish(figure, path)
 
 
 def _layer_colours(count: int):
@@ -148,11 +151,11 @@ def _layer_legend(figure, axis, count: int) -> None:
 
 def accuracy_vs_sparsity(
   rows: _style.Rows,
-  path: str | os.PathLike,
+  path: str | os.PathLike | None = None,
   x: str = 'sparsity',
   y: str = 'test_accuracy',
   group: str = 'method',
-) -> pathlib.Path:
+) -> pathlib.Path | Any:
   """Draws accuracy against sparsity, with one sd over seeds as bars.
 
   The horizontal axis is logarithmic in density, so that 90, 95 and 98 % stand apart;
@@ -160,13 +163,14 @@ def accuracy_vs_sparsity(
 
   Args:
     rows: one dict per finished run.
-    path: the PNG file to write; its folder is made.
+    path: the PNG file to write, whose folder is made; None for the figure itself,
+      which a notebook shows.
     x: the column of sparsities, in [0, 1).
     y: the column to draw; accuracies are shares in [0, 1], drawn in percent.
     group: the column that tells methods apart.
 
   Returns:
-    The path.
+    The path; without one a matplotlib Figure.
 
   Raises:
     ValueError: no rows, no such column, or a sparsity outside [0, 1).
@@ -206,7 +210,7 @@ def accuracy_vs_sparsity(
   axis.set_xlabel(_style.label_of(x))
   axis.set_ylabel(_style.label_of(y))
   _style.outside_legend(figure, axis)
-  return _style.save(figure, path)
+  return _style.finish(figure, path)
 
 
 def _density_axis(axis, sparsities) -> None:

@@ -103,8 +103,10 @@ def new_figure(
   return figure, axes
 
 
-def save(figure, path: str | os.PathLike) -> pathlib.Path:
-  """Writes a PNG, making its folder; returns the path."""
+def finish(figure, path: str | os.PathLike | None) -> pathlib.Path | Any:
+  """Writes a PNG, making its folder, and returns the path; without one the figure."""
+  if path is None:
+    return figure
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, format='png')

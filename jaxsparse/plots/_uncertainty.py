@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +12,8 @@ from jaxsparse.plots import _style
 
 
 def reliability_diagram(
-  probs, labels, path: str | os.PathLike, bins: int = 15, title: str = ''
-) -> pathlib.Path:
+  probs, labels, path: str | os.PathLike | None = None, bins: int = 15, title: str = ''
+) -> pathlib.Path | Any:
   r"""Draws accuracy against confidence, bin by bin, and how many predictions are there.
 
   A bar ends at the accuracy of a bin; the hatched part reaches to its mean confidence:
@@ -22,12 +23,13 @@ def reliability_diagram(
   Args:
     probs: (N, C) probabilities.
     labels: (N,) integers in [0, C).
-    path: the PNG file to write; its folder is made.
+    path: the PNG file to write, whose folder is made; None for the figure itself,
+      which a notebook shows.
     bins: bins of equal width over [0, 1].
     title: what was predicted, and by what.
 
   Returns:
-    The path.
+    The path; without one a matplotlib Figure.
 
   Raises:
     ValueError: as `js.bayes.ece_top_label_l1`.
@@ -70,16 +72,16 @@ def reliability_diagram(
   upper.set(ylabel='accuracy (%)', xlim=(0, 100), ylim=(0, 100), title=title)
   lower.set(xlabel='confidence: top probability (%)', ylabel='predictions (%)')
   upper.legend(frameon=False, loc='upper left', fontsize=9)
-  return _style.save(figure, path)
+  return _style.finish(figure, path)
 
 
 def entropy_histograms(
   entropies: Mapping[str, np.ndarray],
-  path: str | os.PathLike,
+  path: str | os.PathLike | None = None,
   bins: int = 40,
   label: str = 'predictive entropy (nats)',
   title: str = '',
-) -> pathlib.Path:
+) -> pathlib.Path | Any:
   """Draws the distribution of an uncertainty over several data sets.
 
   The less two data sets overlap, the better the uncertainty tells them apart.
@@ -87,13 +89,14 @@ def entropy_histograms(
   Args:
     entropies: name of a data set to (N,) uncertainties, one per example, such as
       `Prediction.predictive_entropy`; the first is the data that was trained on.
-    path: the PNG file to write; its folder is made.
+    path: the PNG file to write, whose folder is made; None for the figure itself,
+      which a notebook shows.
     bins: how many, all of one width, the same for every data set.
     label: what the uncertainty is, with its unit.
     title: what was predicted, and by what.
 
   Returns:
-    The path.
+    The path; without one a matplotlib Figure.
 
   Raises:
     ValueError: no data set, or one without examples, of another shape, or with a
@@ -128,4 +131,4 @@ def entropy_histograms(
   axis.set(xlabel=label, ylabel='examples of the data set (%)', title=title)
   axis.set_xlim(edges[0], edges[-1])
   _style.outside_legend(figure, axis)
-  return _style.save(figure, path)
+  return _style.finish(figure, path)

@@ -458,6 +458,50 @@ def test_a_transform_that_cannot_be_is_refused(spec, message):
     _settings.transform(spec, optax.sgd(0.1), 0, 100)
 
 
+_MINE = """
+import jaxsparse as js
+
+def mine(inner, sparsity, *, seed, when, share=0.1):
+  assert 0 < share < 1
+  return js.transforms.set(inner, sparsity, seed=seed, when=when, drop_fraction=share)
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+  """The name of a module of the user's own, with the transform `mine`."""
+  (tmp_path / 'own_transforms.py').write_text(_MINE)
+  (tmp_path / 'own_broken.py').write_text('import surely_not_installed')
+  monkeypatch.syspath_prepend(tmp_path)
+  yield 'own_transforms'
+  sys.modules.pop('own_transforms', None)
+
+
+def test_a_transform_of_ones_own_is_named_by_its_path(mine):
+  kwargs = {'when': {'schedule': 'every', 'n': 5}, 'share': 0.2}
+  spec = {'name': 'm', 'transform': f'{mine}.mine', 'sparsity': 0.5, 'kwargs': kwargs}
+  tx = _settings.transform(spec, optax.sgd(0.1), seed=0, num_steps=10)
+  params, opt_state = js.init(tx, {'kernel': jnp.ones((4, 4))})
+  assert int(js.get_masks(opt_state)['kernel'].sum()) == 8
+  with pytest.raises(ValueError, match="argument of method m: .*'shar'.*mean share"):
+    spec = {**spec, 'kwargs': {'shar': 0.2}}
+    _settings.transform(spec, optax.sgd(0.1), seed=0, num_steps=10)
+
+
+@pytest.mark.parametrize(
+  'path,error,message',
+  [
+    ('nowhere.mine', ValueError, r"method m: .*no module 'nowhere'.*PYTHONPATH"),
+    ('own_transforms.mien', ValueError, r"in own_transforms: .*'mien'.*mean mine"),
+    ('own_transforms.js', ValueError, r"unknown name 'js'; wanted one of mine"),
+    ('own_broken.mine', ModuleNotFoundError, 'surely_not_installed'),
+  ],
+)
+def test_a_path_that_leads_nowhere_is_said(mine, path, error, message):
+  with pytest.raises(error, match=message):
+    _settings.transform_of({'name': 'm', 'transform': path})
+
+
 def test_a_network_can_be_pruned_at_init_by_a_criterion_that_needs_a_batch(
   job, tmp_path
 ):
