@@ -23,6 +23,7 @@ def _version():
 _EXPERIMENTS = [
   'array_record>=0.8',
   'importlib_resources>=6',  # tensorflow-datasets 4.9.10 imports it undeclared.
+  'markdown-it-py>=3',
   'matplotlib>=3.8',
   'ml_collections>=1.0',
   'mnist1d>=0.0.2',

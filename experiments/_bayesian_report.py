@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from experiments import _processes
+from experiments import _page, _processes
 import jaxsparse as js
 
 METRIC_COLUMNS = (
@@ -83,9 +83,9 @@ def _kept_at(workdir, row):
   return workdir / 'predictions' / f'{row["method"]}-{row["seed"]}.npz'
 
 
-def _plot(workdir, rows) -> list[str]:
-  """Two plots per method, of its first seed; returns the Markdown that shows them."""
-  lines = []
+def _plot(workdir, rows) -> dict[str, str]:
+  """Two plots per method, of its first seed; `{file name: what it shows}`."""
+  shown = {}
   for name in dict.fromkeys(row['method'] for row in rows):
     path = _kept_at(workdir, next(r for r in rows if r['method'] == name))
     if not path.exists():  # Of a run that an older version made.
@@ -100,8 +100,9 @@ def _plot(workdir, rows) -> list[str]:
         key.partition('/')[2]: seen[key] for key in seen if key.startswith('entropy/')
       }
       js.plots.entropy_histograms(entropies, workdir / entropy, title=title)
-    lines += ['', f'![{reliability}]({reliability})', f'![{entropy}]({entropy})']
-  return lines
+    shown[reliability] = f'Confidence and accuracy of {title}'
+    shown[entropy] = f'Entropies of {title}, and of images of no class'
+  return shown
 
 
 def write(workdir: pathlib.Path, config: dict) -> str:
@@ -109,21 +110,25 @@ def write(workdir: pathlib.Path, config: dict) -> str:
   with (workdir / 'results.csv').open(newline='') as file:
     rows = list(csv.DictReader(file))
   text = table(rows)
-  lines = [
-    f'# {config["name"]}',
-    '',
-    f'{config["model"]["name"]} on {config["dataset"]}, seeds'
+  page = _page.Page(
+    title=config['name'],
+    about=f'{config["model"]["name"]} on {config["dataset"]}, seeds'
     f' {", ".join(map(str, config["seeds"]))}; {config["samples"]} draws. Mean ± sample'
     ' standard deviation.',
-    '',
-    text,
-    '',
-    _HONESTY,
-    *_plot(workdir, rows),
-    '',
-  ]
-  (workdir / 'report.md').write_text('\n'.join(lines))
-  return f'\n{text}\n\n{_HONESTY}\n{workdir}/report.md'
+    tables=text,
+    note=_HONESTY,
+    figures={**_curves(workdir), **_plot(workdir, rows)},
+  )
+  return _page.write(workdir, page)
+
+
+def _curves(workdir) -> dict[str, str]:
+  with (workdir / 'metrics.csv').open(newline='') as file:
+    metrics = list(csv.DictReader(file))
+  if not metrics:
+    return {}
+  js.plots.learning_curves(metrics, workdir / 'learning_curves.png', y='nll')
+  return {'learning_curves.png': 'NLL of the training batches over steps'}
 
 
 def table(rows: list[dict], brief: bool = False) -> str:

@@ -10,6 +10,27 @@ COUNTED = ('selection', 'data', 'train')
 KINDS = (*COUNTED, 'eval', 'compile')
 
 
+class Span:
+  """The seconds of a whole run, those of an earlier process guessed from its steps.
+
+  Args:
+    num_steps: of the run.
+  """
+
+  def __init__(self, num_steps: int):
+    self._num_steps, self._first, self._began = num_steps, 0, time.monotonic()
+
+  def start(self, step: int) -> None:
+    """Says at which step this process goes on."""
+    self._first = step
+
+  def seconds(self) -> float | None:
+    """Until now; None for a run of which this process has trained nothing."""
+    own = self._num_steps - self._first
+    elapsed = time.monotonic() - self._began
+    return elapsed * self._num_steps / own if own > 0 else None
+
+
 class Clock:
   """Seconds of a run, by kind; it can go on from those of a row of metrics.csv."""
 

@@ -1,6 +1,7 @@
-"""Accuracy on a split, sparsity, and seconds per step."""
+"""Accuracy on a split, sparsity, bytes, and seconds per step."""
 
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +58,28 @@ def sparsity_row(method, state) -> dict:
   row.update({f'density/{name}': value for name, value in stats.density.items()})
   row.update(sparsity=stats.nominal_sparsity, whole_sparsity=stats.whole_model_sparsity)
   return row
+
+
+def num_bytes(tree) -> int:
+  """The bytes of the arrays of a tree."""
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def held_bytes(state) -> dict[str, int]:
+  """The bytes of the parameters, of the masks or patterns, and of the rest."""
+  sparse = js.core.sparse_states(state.opt_state)
+  if sparse:
+    places: Any = [s.masks for s in sparse]
+  else:
+    is_compact = hasattr(state.opt_state, 'patterns')
+    places = state.opt_state.patterns if is_compact else ()
+  # A scalar stands for a leaf without a mask.
+  masks = num_bytes([x for x in jax.tree.leaves(places) if x.ndim])
+  return {
+    'param_bytes': num_bytes(state.params),
+    'mask_bytes': masks,
+    'state_bytes': num_bytes(state.opt_state) - masks,
+  }
 
 
 def step_times(config, methods, batches, data=None) -> dict[str, float]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import _execution, _names, _settings
+from experiments import _execution, _names, _settings, _traces
 from experiments.configs import _bayesian_defaults
 import jaxsparse as js
 
@@ -124,6 +124,11 @@ def cycles(spec, num_steps: int, per_call: int):
   return lengths, tuple(ends)
 
 
+def num_products(config, posterior) -> int:
+  """The products of a layer in training: two where its noise is computed apart."""
+  return 2 if posterior is not None and handler(config) is not None else 1
+
+
 def handler(config):
   """The handler that an estimator needs in the model's layers; None for most."""
   by_layer = config.estimator in ('flipout', 'local_reparametrization')
@@ -209,6 +214,38 @@ def _targets(batch):
 
 def _accuracy(logits, batch):
   return jnp.mean(jnp.argmax(logits, -1) == batch['labels'])
+
+
+def density_columns(method) -> list[str]:
+  """The columns of the densities of all leaves that methods with its model may prune."""
+  init = functools.partial(method.init, 0)
+  return _traces.density_columns(init, field=_traces.field_of(method.posterior))
+
+
+def trace(config, method, seed, last, held, data) -> _traces.Trace:
+  """What the masks of a trained network did, and the FLOPs of its mean weights.
+
+  Args:
+    config: of the run.
+    method: with name, spec, model, posterior and init.
+    seed: of the run.
+    last, held: see `_traces.of_states`.
+    data: the data set.
+
+  Its steps and seconds are the caller's to say.
+  """
+  posterior, field = method.posterior, _traces.field_of(method.posterior)
+  params = getattr(last.params, field) if field else last.params
+  apply_fn = lambda p, x: method.model.apply(p, last.model_state, x, train=False)[0]
+  found = js.summary.flops(apply_fn, params, jnp.zeros((1, *data.image_shape)))
+  averages = posterior is not None or method.spec.get('draws')
+  return _traces.of_states(
+    method.name, seed, method.init(seed), last, held, field
+  )._replace(
+    examples=config.batch_size, flops=_traces.flops_of(found),
+    draws=config.samples if averages else len(getattr(method, 'harvest', (0,))),
+    products=num_products(config, posterior),
+  )  # fmt: skip
 
 
 def groups(seeds, members: int) -> list[tuple[int, ...]]:

@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from experiments import _ranking
+from experiments import _page, _ranking
 import jaxsparse as js
 
 _SIZES = (
@@ -24,10 +24,10 @@ _HONESTY = (
 )
 
 
-def metric_columns(ks) -> tuple[str, ...]:
-  """The columns of metrics.csv."""
+def metric_columns(ks, densities) -> tuple[str, ...]:
+  """The columns of metrics.csv, with those of the densities of leaves."""
   found = [f'val_{name}' for name in _ranking.metric_names(ks)]
-  return ('method', 'seed', 'step', 'train_loss', 'density', *found)
+  return ('method', 'seed', 'step', 'train_loss', 'density', *found, *densities)
 
 
 def result_columns(ks) -> tuple[str, ...]:
@@ -84,13 +84,14 @@ def write(workdir: pathlib.Path, config: dict, times: dict[str, float]) -> str:
   column = f'val_{config["select_by"]}'
   js.plots.learning_curves(metrics, workdir / 'learning_curves.png', y=column)
   text = table(results, times)
-  lines = [
-    f'# {config["name"]}', '',
-    f'{config["model"]["name"]} on {config["dataset"]}, split {config["split"]}.', '',
-    text, '', _HONESTY, '', '![Validation over steps](learning_curves.png)', '',
-  ]  # fmt: skip
-  (workdir / 'report.md').write_text('\n'.join(lines))
-  return f'\n{text}\n\n{_HONESTY}\n{workdir}/report.md'
+  page = _page.Page(
+    title=config['name'],
+    about=f'{config["model"]["name"]} on {config["dataset"]}, split {config["split"]}.',
+    tables=text,
+    note=_HONESTY,
+    figures={'learning_curves.png': f'{column.replace("_", " ")} over steps'},
+  )
+  return _page.write(workdir, page)
 
 
 def table(rows: list[dict], times: dict[str, float] | None = None) -> str:

@@ -10,7 +10,7 @@ import pathlib
 import tempfile
 import time
 
-from experiments import _processes, _settings
+from experiments import _environment, _processes, _settings
 
 
 class Table:
@@ -190,4 +190,5 @@ def claim(workdir: pathlib.Path, config):
     names = {m['name'] for m in ours['methods']}
     ours['methods'] += [m for m in theirs['methods'] if m['name'] not in names]
   path.write_text(json.dumps(ours, indent=2))
+  _environment.record(workdir)
   return lock

@@ -19,9 +19,12 @@ from experiments import (
   _regression_method,
   _regression_report,
   _settings,
+  _traces,
   datasets,
+  models,
 )
 from experiments.configs import _regression_defaults
+import jaxsparse as js
 
 _HYPER = ('dropout', 'temperature', 'weight_decay')
 _OF_SET = ('batch_size', 'model', 'num_steps')
@@ -59,9 +62,13 @@ def run(config, workdir, data_dir) -> None:
       }  # fmt: skip
       if splits := tuple(s for s in wanted if s not in done):
         start = time.monotonic()
-        for row in rows(own, spec, data, splits):
-          results.append(row)
+        found, traces = rows(own, spec, data, splits)
         seconds = time.monotonic() - start
+        for trace in traces:
+          # All splits were trained at once: each has its share.
+          _traces.write(workdir, trace._replace(seconds=seconds / len(splits)))
+        for row in found:
+          results.append(row)
         added = results.rows[-len(splits) :]
         print(_regression_report.progress(added, seconds), flush=True)
   print(_regression_report.write(workdir, _settings.plain(config)))
@@ -104,8 +111,8 @@ def for_set(config, name: str) -> types.SimpleNamespace:
   return types.SimpleNamespace(**{**vars(config), **changes})
 
 
-def rows(config, spec, data, splits: tuple[int, ...]) -> list[dict]:
-  """Trains one method on the given splits; one row of results for each."""
+def rows(config, spec, data, splits: tuple[int, ...]):
+  """Trains one method on the given splits; a row of results and a trace for each."""
   whole = datasets.standardize(data)
   own = functools.partial(jax.tree.map, lambda x: x[np.array(splits)])
   train, test, mean, std = map(own, whole)
@@ -115,10 +122,10 @@ def rows(config, spec, data, splits: tuple[int, ...]) -> list[dict]:
   hyper = _full(_hyper(config, spec), len(seeds))
   hyper.update({k: jnp.asarray(v) for k, v in chosen.items() if k in _HYPER})
   fitted = {**hyper, 'noise_scale': jnp.asarray(chosen['noise_scale'])}
-  learned, final, states = [], [], None
+  learned, final, states, first = [], [], None, None
   for member in range(spec.get('members', 1)):
     # Other starts and other batches than those of any split.
-    states = method.train(
+    states, first = method.train(
       seeds + 1000 * member, hyper, train, _indices(config, num_train, member)
     )
     learned.append(_predict(method, states, seeds, test, hyper, config.samples))
@@ -130,6 +137,7 @@ def rows(config, spec, data, splits: tuple[int, ...]) -> list[dict]:
   last = jax.tree.map(lambda x: x[0] if np.ndim(x) else x, states)
   size = _posteriors.size_row(method, [last] * spec.get('members', 1))
   label = lambda i: ' '.join(f'{k}={v[i]:.3g}' for k, v in chosen.items())
+  traces = traces_of(config, data.name, method, seeds, first, states)
   return [
     dict(
       size, dataset=data.name, method=spec['name'], split=split, chosen=label(i),
@@ -137,7 +145,35 @@ def rows(config, spec, data, splits: tuple[int, ...]) -> list[dict]:
       nll_learned_noise=float(nll_learned[i]),
     )
     for i, split in enumerate(splits)
-  ]  # fmt: skip
+  ], traces  # fmt: skip
+
+
+def traces_of(config, name: str, method, seeds, first, states) -> list[_traces.Trace]:
+  """What the masks of the last member of each split did."""
+  spec, field = method.spec, _traces.field_of(method.posterior)
+  members = spec.get('members', 1)
+  of_split = lambda tree, i: jax.tree.map(lambda x: x[i] if np.ndim(x) else x, tree)
+  start, model = of_split(first, 0), models.Regressor(**config.model)
+  params = getattr(start.params, field) if field else start.params
+  row = jnp.zeros((1, params['dense1']['kernel'].shape[0]))
+  found = js.summary.flops(lambda p, x: model.apply({'params': p}, x), params, row)
+  draws = config.samples if _regression_method.averages(spec) else 1
+  traces = []
+  for i, split in enumerate(seeds):
+    last = of_split(states, i)
+    trace = _traces.of_states(
+      f'{name} {spec["name"]}', split, of_split(first, i), last, last, field
+    )
+    traces.append(
+      trace._replace(
+        steps=config.num_steps * members,
+        examples=config.batch_size,
+        flops=_traces.flops_of(found),
+        draws=draws * members,
+        products=_posteriors.num_products(config, method.posterior),
+      )  # fmt: skip
+    )
+  return traces
 
 
 def _hyper(config, spec) -> dict[str, float]:
@@ -169,7 +205,7 @@ def choose(
     hyper = {**_hyper(config, method.spec), name: value}
     # The same weight of the KL against each row as with all of the rows.
     share = num_train / (num_train - num_held)
-    states = method.train(
+    states, _ = method.train(
       seeds, _full({**hyper, 'temperature': share * hyper['temperature']}, len(seeds)),
       train, indices,
     )  # fmt: skip

@@ -18,7 +18,8 @@ class Method(NamedTuple):
   Attributes:
     spec: of the config.
     posterior: None for deterministic weights.
-    train: `(seeds (S,), hyper {name: (S,)}, train rows, indices (T, B)) -> states`.
+    train: `(seeds (S,), hyper {name: (S,)}, train rows, indices (T, B)) -> (states,
+      states of the start)`.
     predict: `(states, features, targets, hyper, keys, samples) ->
       js.bayes.Regression`.
   """
@@ -88,7 +89,8 @@ def build(config, spec, train) -> Method:
       return all_steps(states, hyper, rows, index, number, seeds), None
 
     start = jax.vmap(init, out_axes=axes)(seeds)
-    return jax.lax.scan(body, start, (jnp.arange(len(indices)), indices))[0]
+    steps = jnp.arange(len(indices)), indices
+    return jax.lax.scan(body, start, steps)[0], start
 
   return Method(spec, posterior, train_all, prediction_fn(spec, model, posterior, axes))
 

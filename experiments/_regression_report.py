@@ -6,6 +6,8 @@ import pathlib
 
 import numpy as np
 
+from experiments import _page
+
 COLUMNS = (
   'dataset', 'method', 'split', 'chosen', 'rmse', 'nll', 'nll_learned_noise',
   'target_sparsity', 'active_weights', 'stored_floats',
@@ -32,8 +34,16 @@ def write(workdir: pathlib.Path, config: dict) -> str:
   """Writes report.md; returns its tables."""
   with (workdir / 'results.csv').open(newline='') as file:
     text = table(list(csv.DictReader(file)))
-  (workdir / 'report.md').write_text(f'# {config["name"]}\n\n{text}\n\n{_HONESTY}\n')
-  return f'\n{text}\n\n{_HONESTY}\n{workdir}/report.md'
+  sizes = ', '.join(map(str, config['model']['features']))
+  page = _page.Page(
+    title=config['name'],
+    about=f'Networks of {sizes} hidden units on {", ".join(config["datasets"])},'
+    f' {config["num_steps"]:,} steps unless a set has its own number.',
+    tables=text,
+    note=_HONESTY,
+    figures={},
+  )
+  return _page.write(workdir, page)
 
 
 def table(rows: list[dict], brief: bool = False) -> str:

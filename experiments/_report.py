@@ -3,12 +3,11 @@
 import csv
 import json
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import _execution, _names, _records, _settings
+from experiments import _execution, _names, _page, _records, _settings
 import jaxsparse as js
 
 RESULT_COLUMNS = (
@@ -99,28 +98,6 @@ def leaf_choice(masks, most: int = 12) -> str:
   return f'{pruned or "nothing"}; dense: {dense or "nothing"}'
 
 
-def num_bytes(tree) -> int:
-  """The bytes of the arrays of a tree."""
-  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def held_bytes(state) -> dict[str, int]:
-  """The bytes of the parameters, of the masks or patterns, and of the rest."""
-  sparse = js.core.sparse_states(state.opt_state)
-  if sparse:
-    places: Any = [s.masks for s in sparse]
-  else:
-    is_compact = hasattr(state.opt_state, 'patterns')
-    places = state.opt_state.patterns if is_compact else ()
-  # A scalar stands for a leaf without a mask.
-  masks = num_bytes([x for x in jax.tree.leaves(places) if x.ndim])
-  return {
-    'param_bytes': num_bytes(state.params),
-    'mask_bytes': masks,
-    'state_bytes': num_bytes(state.opt_state) - masks,
-  }
-
-
 def identity(config: dict, name: str, seed: int) -> dict:
   """What a checkpoint must agree with: all that moves its numbers."""
   fixed = {k: v for k, v in config.items() if k not in _settings.FREE_KEYS}
@@ -146,32 +123,25 @@ def write(workdir: pathlib.Path, config: dict, times: dict[str, float]) -> str:
   seeds = sorted({int(row['seed']) for row in results})
   steps = max(int(row['step']) for row in results)
   chosen = {'final': 'the final weights', 'best': 'the best weights on validation'}
-  lines = [
-    f'# {config["name"]}',
-    '',
-    f'{config["model"]["name"]} ({config["model"]["api"]}) on {config["dataset"]},'
-    f' {steps:,} steps of {config["batch_size"]} images, seeds'
-    f' {", ".join(map(str, seeds))}. Test accuracy of {chosen[config["select"]]},'
-    ' looked at once; mean ± standard deviation over seeds.',
-    '',
-    text,
-    '',
-    _HONESTY,
-    '',
-    *(line for name, about in shown.items() for line in (f'![{about}]({name})', '')),
-  ]
-  (workdir / 'report.md').write_text('\n'.join(lines))
-  return f'\n{text}\n\n{_HONESTY}\n{workdir}/report.md'
+  return _page.write(
+    workdir,
+    _page.Page(
+      title=config['name'],
+      about=f'{config["model"]["name"]} ({config["model"]["api"]}) on'
+      f' {config["dataset"]}, {steps:,} steps of {config["batch_size"]} images, seeds'
+      f' {", ".join(map(str, seeds))}. Test accuracy of {chosen[config["select"]]},'
+      ' looked at once; mean ± standard deviation over seeds.',
+      tables=text,
+      note=_HONESTY,
+      figures=shown,
+    ),
+  )
 
 
 def plots(workdir: pathlib.Path, metrics, results, times) -> dict[str, str]:
   """Draws what there is to draw; `{file name: what it shows}`."""
   js.plots.learning_curves(metrics, workdir / 'learning_curves.png')
-  js.plots.density_over_time(metrics, workdir / 'density_over_time.png')
-  shown = {
-    'learning_curves.png': 'Validation accuracy over steps',
-    'density_over_time.png': 'Density of each layer over steps',
-  }
+  shown = {'learning_curves.png': 'Validation accuracy over steps'}
   rows = [
     {
       'method': _names.way(row['method'], float(row['target_sparsity'])),

@@ -6,7 +6,7 @@ import statistics
 
 import numpy as np
 
-from experiments import _clock, _names, _time_to_accuracy
+from experiments import _clock, _names, _page, _time_to_accuracy
 import jaxsparse as js
 
 TIME_COLUMNS = ('seconds', *(f'{kind}_seconds' for kind in _clock.KINDS))
@@ -45,39 +45,31 @@ def write(workdir: pathlib.Path, config: dict) -> str:
   """Writes the plots and report.md; returns the tables as text."""
   results, metrics = (_read(workdir / f'{n}.csv') for n in ('results', 'metrics'))
   text = table(results)
-  lines = [
-    f'# {config["name"]}',
-    '',
-    f'{config["model"]["name"]} on {config["dataset"]}, batches of'
+  page = _page.Page(
+    title=config['name'],
+    about=f'{config["model"]["name"]} on {config["dataset"]}, batches of'
     f' {config["batch_size"]} examples or of a whole round, seeds'
     f' {", ".join(map(str, config["seeds"]))}, back end {config["backend"]}. Test accuracy'
     ' of the final weights, mean ± sample standard deviation.',
-    '',
-    text,
-    '',
-    _HONESTY,
-    '',
-    *(
-      line
-      for name in _plots(workdir, metrics, results)
-      for line in (f'![]({name})', '')
-    ),
-  ]
-  (workdir / 'report.md').write_text('\n'.join(lines))
-  return f'\n{text}\n\n{_HONESTY}\n{workdir}/report.md'
+    tables=text,
+    note=_HONESTY,
+    figures=_plots(workdir, metrics, results),
+  )
+  return _page.write(workdir, page)
 
 
-def _plots(workdir, metrics, results) -> list[str]:
+def _plots(workdir, metrics, results) -> dict[str, str]:
   """Accuracy against time and against steps, one pair of plots per ratio."""
-  names = []
+  shown = {}
   for ratio in sorted({float(row['ratio']) for row in results}):
     methods = {row['method'] for row in results if float(row['ratio']) == ratio}
     rows = on_mean_times([row for row in metrics if row['method'] in methods])
     rows = [{**row, 'method': _names.way(row['method'], ratio)} for row in rows]
     for column, what in (('seconds', 'time'), ('step', 'steps')):
-      names.append(f'accuracy_over_{what}_{100 * ratio:g}.png')
-      js.plots.learning_curves(rows, workdir / names[-1], x=column, y='test_accuracy')
-  return names
+      name = f'accuracy_over_{what}_{100 * ratio:g}.png'
+      js.plots.learning_curves(rows, workdir / name, x=column, y='test_accuracy')
+      shown[name] = f'Test accuracy over {what}, {100 * ratio:g} % of the data a round'
+  return shown
 
 
 def on_mean_times(rows: list[dict]) -> list[dict]:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from experiments import (
   _image_metrics,
+  _measure,
   _processes,
-  _report,
   _superres_settings,
   datasets,
 )
@@ -129,7 +129,10 @@ def realised(config, method, state, low: np.ndarray) -> dict[str, float]:
     `nonzeros_ms` and `nonzeros_bytes`.
   """
   run = functools.partial(method.enlarge, state.params, state.model_state, low)
-  row = {'dense_ms': _milliseconds(run), 'dense_bytes': _report.num_bytes(state.params)}
+  row = {
+    'dense_ms': _milliseconds(run),
+    'dense_bytes': _measure.num_bytes(state.params),
+  }
   if not method.sparse:
     return row
   try:
@@ -143,7 +146,7 @@ def realised(config, method, state, low: np.ndarray) -> dict[str, float]:
   enlarge = enlarger(config, model)
   joined = js.compact.join(values, patterns)
   run = functools.partial(enlarge, joined, state.model_state, low)
-  row['nonzeros_bytes'] = _report.num_bytes((values, patterns))
+  row['nonzeros_bytes'] = _measure.num_bytes((values, patterns))
   row['nonzeros_ms'] = _milliseconds(run)
   return row
 

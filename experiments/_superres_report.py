@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 from PIL import Image, ImageDraw
 
-from experiments import _names, _superres_evaluation
+from experiments import _names, _page, _superres_evaluation
 import jaxsparse as js
 
 _ENLARGED = 3
@@ -69,22 +69,17 @@ def write(workdir: pathlib.Path, config, tests, times: dict[str, float]) -> str:
   shown = plots(workdir, config, results)
   shown.update(panels(workdir, config, tests, results))
   seeds = ', '.join(sorted({r['seed'] for r in results if r['method'] != 'bicubic'}))
-  lines = [
-    f'# {config.name}',
-    '',
-    f'{config.model["name"]} x{config.scale} on {", ".join(config.train)}:'
+  page = _page.Page(
+    title=config.name,
+    about=f'{config.model["name"]} x{config.scale} on {", ".join(config.train)}:'
     f' {config.num_steps:,} steps of {config.batch_size} patches of'
     f' {config.patch}x{config.patch} pixels, seeds {seeds}; mean ± standard deviation'
     ' over seeds.',
-    '',
-    text,
-    '',
-    _HONESTY,
-    '',
-    *(line for name, about in shown.items() for line in (f'![{about}]({name})', '')),
-  ]
-  (workdir / 'report.md').write_text('\n'.join(lines))
-  return f'\n{text}\n\n{_HONESTY}\n{workdir}/report.md'
+    tables=text,
+    note=_HONESTY,
+    figures=shown,
+  )
+  return _page.write(workdir, page)
 
 
 def plots(workdir, config, results) -> dict[str, str]:

@@ -7,7 +7,7 @@ import numpy as np
 import tensorboardX
 import tqdm
 
-from experiments import _processes
+from experiments import _clock, _processes
 
 
 class Watch:
@@ -20,6 +20,9 @@ class Watch:
     workdir: the run directory.
     metrics: the table whose rows `record` adds; it has method, seed, step and
       steps_per_second.
+
+  Attributes:
+    span: the seconds of the run.
   """
 
   def __init__(self, method: str, seed: int, num_steps: int, workdir, metrics):
@@ -27,9 +30,11 @@ class Watch:
     self._label, self._metrics = f'{method}-{seed}', metrics
     self._events = str(workdir / 'tensorboard' / self._label)
     self._bar = self._writer = self._clock = self._now = None
+    self.span = _clock.Span(num_steps)
 
   def start(self, step: int) -> None:
     """Begins, or goes on, at a step."""
+    self.span.start(step)
     self._metrics.rewind(self._method, self._seed, step)
     if _processes.is_first():
       self._writer = tensorboardX.SummaryWriter(self._events, purge_step=step + 1)

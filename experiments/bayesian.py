@@ -24,6 +24,7 @@ import numpy as np
 
 from experiments import (
   _bayesian_report,
+  _clock,
   _commands,
   _execution,
   _posteriors,
@@ -32,6 +33,7 @@ from experiments import (
   _regression,
   _report,
   _settings,
+  _traces,
   _uncertainty,
   datasets,
   models,
@@ -104,7 +106,8 @@ def main(argv):
   trained = [build_method(config, s, source) for s in specs if 'ensemble' not in s]
   workdir = _records.run_directory(_WORKDIR.value, config.name)
   lock = _records.claim(workdir, config)
-  metrics = _records.Table(workdir / 'metrics.csv', _bayesian_report.METRIC_COLUMNS)
+  columns = (*_bayesian_report.METRIC_COLUMNS, *_posteriors.density_columns(trained[0]))
+  metrics = _records.Table(workdir / 'metrics.csv', columns)
   results = _records.Table(
     workdir / 'results.csv', _bayesian_report.result_columns(splits.outside)
   )
@@ -189,8 +192,10 @@ def train_one(config, method, seed, source, workdir, metrics) -> bool:
   num_train = len(source.data.train[1])
   identity = _report.identity(_settings.plain(config), method.name, seed)
   open_dir = functools.partial(js.checkpoint.open_dir, config=identity)
+  span = _clock.Span(source.num_steps)
 
   def on_start(state):
+    span.start(int(state.step))
     # Rows of steps that the checkpoint does not know are about to be made again.
     metrics.rewind(method.name, seed, int(state.step))
 
@@ -204,6 +209,7 @@ def train_one(config, method, seed, source, workdir, metrics) -> bool:
       row.update(method=method.name, seed=seed, step=step)
       dense = method.execution.dense(state)
       row.update(_posteriors.sigma_row(method.posterior, dense))
+      row.update(_traces.density_row(dense, _traces.field_of(method.posterior)))
       metrics.append(row)
       print(f'{label:>24} {_bayesian_report.progress(row)}', flush=True)
 
@@ -219,6 +225,12 @@ def train_one(config, method, seed, source, workdir, metrics) -> bool:
       save_every=_settings.rounded(config.checkpoint_every, per_call),
       on_start=on_start, on_steps=on_steps,
     )  # fmt: skip
+  if run.finished:
+    trace = _posteriors.trace(
+      config, method, seed, method.execution.dense(run.state), run.state, source.data
+    )
+    trace = trace._replace(steps=source.num_steps, seconds=span.seconds())
+    _traces.write(workdir, trace)
   return not run.stopped
 
 

@@ -7,8 +7,8 @@ r"""Trains dense and sparse networks on images, side by side, and writes a repor
         --config.optimizer.kwargs='{}' --config.learning_rate.kwargs.init_value=1e-3
 
 Every method is trained with every seed, with equal steps, batches and starting weights.
-The run directory holds metrics.csv, results.csv, TensorBoard events, checkpoints, plots
-and report.md. Kill it whenever you like; the same --workdir goes on where it was.
+The run directory holds metrics.csv, results.csv, TensorBoard events, checkpoints, plots,
+report.md and report.html. Kill it whenever you like; the same --workdir goes on where it was.
 """
 
 from collections.abc import Callable
@@ -34,6 +34,7 @@ from experiments import (
   _report,
   _schedules,
   _settings,
+  _traces,
   _watch,
   datasets,
   models,
@@ -80,8 +81,7 @@ def main(argv):
   if len(argv) > 1:
     raise ValueError(f'arguments that no flag takes: {argv[1:]}')
   config = _settings.check(_CONFIG.value)
-  # Orbax logs three traces per failed write, whose error is raised here anyway.
-  logging.set_verbosity(logging.FATAL)
+  logging.set_verbosity(logging.FATAL)  # Orbax logs what is raised here anyway.
 
   chosen = list(filter(None, config.only.split(',')))
   specs = [s for s in config.methods if not chosen or s['name'] in chosen]
@@ -255,7 +255,9 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
     )  # fmt: skip
     watch.close()
     if run.finished:
-      results.append(test_row(config, method, seed, source, run.state, checkpoints))
+      row, trace = test(config, method, seed, source, run.state, checkpoints)
+      _traces.write(workdir, trace._replace(seconds=watch.span.seconds()))
+      results.append(row)
   return not run.stopped
 
 
@@ -267,8 +269,8 @@ def evaluate_row(method: Method, state, source: Source) -> dict:
   return row
 
 
-def test_row(config, method, seed, source, state, checkpoints) -> dict:
-  """The one look at the test set, with what the chosen network holds and costs."""
+def test(config, method, seed, source, state, checkpoints):
+  """The one look at the test set: a row of results, and what the masks did."""
   if config.select == 'best' and checkpoints.best_step() is not None:
     state = checkpoints.restore(state, step=checkpoints.best_step()).state
   row, held = evaluate_row(method, state, source), state
@@ -279,15 +281,19 @@ def test_row(config, method, seed, source, state, checkpoints) -> dict:
   apply_fn = lambda p, x: method.model.apply(p, state.model_state, x, train=False)[0]
   masks = js.get_masks(state.opt_state) if method.sparse else None
   flops = js.summary.flops(apply_fn, state.params, image, masks=masks)
-  return dict(
+  trace = _traces.of_states(method.name, seed, method.init(seed), state, held)._replace(
+    steps=source.num_steps, examples=config.batch_size, flops=_traces.flops_of(flops)
+  )
+  tested = dict(
     method=method.name, seed=seed, step=int(state.step),
     target_sparsity=_settings.final_sparsity(method.spec),
     val_accuracy=row['val_accuracy'], test_accuracy=accuracy, test_loss=loss,
     nominal_sparsity=stats.nominal_sparsity, whole_sparsity=stats.whole_model_sparsity,
     weights=stats.num_weights, kept=stats.num_kept,
-    execution=method.execution.name, **_report.held_bytes(held),
+    execution=method.execution.name, **_measure.held_bytes(held),
     dense_flops=int(flops.dense), sparse_flops=int(flops.sparse),
   )  # fmt: skip
+  return tested, trace
 
 
 if __name__ == '__main__':

@@ -33,6 +33,7 @@ from experiments import (
   _settings,
   _subset_report,
   _time_to_accuracy,
+  _traces,
   _uncertainty,
   datasets,
   models,
@@ -105,7 +106,8 @@ def main(argv):
   methods = [build_method(config, spec, source) for spec in specs]
   workdir = _records.run_directory(_WORKDIR.value, config.name)
   lock = _records.claim(workdir, config)
-  metrics = _records.Table(workdir / 'metrics.csv', _subset_report.METRIC_COLUMNS)
+  columns = (*_subset_report.METRIC_COLUMNS, *_posteriors.density_columns(methods[0]))
+  metrics = _records.Table(workdir / 'metrics.csv', columns)
   columns = _subset_report.result_columns(config.thresholds)
   results = _records.Table(workdir / 'results.csv', columns)
   print(f'{len(data.train[1]):,} training examples; {workdir}/')
@@ -233,6 +235,7 @@ def train(config, method, seed, source, workdir, metrics, results, warm) -> bool
     if step % eval_every == 0 or step == total:
       with clock.counts('eval'):
         row['test_loss'], row['test_accuracy'] = method.evaluate(state, source.test)
+        row.update(_traces.density_row(state, _traces.field_of(method.posterior)))
     row.update(clock.row())
     metrics.append(row)
     if step == total:
@@ -254,6 +257,9 @@ def train(config, method, seed, source, workdir, metrics, results, warm) -> bool
     curve = [
       r for r in metrics.rows if (r['method'], r['seed']) == (method.name, str(seed))
     ]
+    trace = _posteriors.trace(config, method, seed, run.state, run.state, source.data)
+    spent = dict(steps=total, seconds=sum(clock.seconds.values()))
+    _traces.write(workdir, trace._replace(examples=plan.batch_size, **spent))
     results.append(test_row(config, method, plan, seed, source, run.state, curve))
   return not run.stopped
 

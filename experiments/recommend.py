@@ -6,8 +6,9 @@ r"""Trains recommenders, dense and sparse, side by side, and writes a report.
 
 Every method is trained with every seed, on the same splits and batches. Unseen items are
 ranked among all items; the weights are chosen on validation, and the test items are looked
-at once. The run directory holds metrics.csv, results.csv, checkpoints, plots and report.md.
-Kill it whenever you like; the same --workdir goes on where it was.
+at once. The run directory holds metrics.csv, results.csv, checkpoints, plots,
+report.md and report.html. Kill it whenever you like; the same --workdir goes on where it
+was.
 """
 
 import functools
@@ -22,7 +23,9 @@ import numpy as np
 import tqdm
 
 from experiments import (
+  _clock,
   _commands,
+  _measure,
   _processes,
   _recommend_method,
   _recommend_report,
@@ -30,6 +33,7 @@ from experiments import (
   _records,
   _report,
   _settings,
+  _traces,
   datasets,
 )
 import jaxsparse as js
@@ -47,6 +51,7 @@ _DATA_DIR = flags.DEFINE_string(
   None,
   'Where rating files lie, for example DIR of DIR/ml-100k/ml-100k.inter.',
 )
+_DENSE = dict(name='dense', transform='dense')
 
 
 def main(argv):
@@ -64,7 +69,8 @@ def main(argv):
   first = source_of(config.seeds[0])
   lock = _records.claim(workdir, config)
   metrics = _records.Table(
-    workdir / 'metrics.csv', _recommend_report.metric_columns(config.ks)
+    workdir / 'metrics.csv',
+    _recommend_report.metric_columns(config.ks, density_columns(config, first)),
   )
   results = _records.Table(
     workdir / 'results.csv', _recommend_report.result_columns(config.ks)
@@ -91,17 +97,26 @@ def main(argv):
   lock.close()
 
 
+def density_columns(config, source) -> list[str]:
+  """The columns of the densities of all leaves that some method may prune."""
+  method = _recommend_method.build(config, _DENSE, source)
+  may = lambda leaf: js.kernels(leaf) or js.transforms.is_table(leaf)
+  init = functools.partial(method.init, 0, source.train)
+  return _traces.density_columns(init, may)
+
+
 def train(config, method, seed, source, workdir, metrics, results) -> bool:
   """Trains one method with one seed; False when a signal ended it early."""
   per_call = config.steps_per_call
   eval_every = _settings.rounded(config.eval_every, per_call)
   label = f'{method.name}-{seed}'
   target = _settings.final_sparsity(method.spec)
-  bar, began, before = None, time.monotonic(), 0
+  bar, span = None, _clock.Span(source.num_steps)
 
   def on_start(state):
-    nonlocal bar, before
+    nonlocal bar
     before = int(state.step)
+    span.start(before)
     # Rows of steps that the checkpoint does not know are about to be made again.
     metrics.rewind(method.name, seed, before)
     bar = tqdm.tqdm(
@@ -119,7 +134,7 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
     row = {f'val_{k}': v for k, v in found.items()}
     row.update(
       method=method.name, seed=seed, step=step, density=density,
-      train_loss=float(np.mean(values['loss'])),
+      train_loss=float(np.mean(values['loss'])), **_traces.density_row(state),
     )  # fmt: skip
     metrics.append(row)
     if bar.disable:
@@ -141,29 +156,34 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
     )  # fmt: skip
     bar.close()
     if run.finished:
-      steps = max(source.num_steps - before, 1)
-      seconds = (time.monotonic() - began) * source.num_steps / steps
-      row = test_row(config, method, seed, source, run.state, checkpoints)
-      results.append({**row, 'seconds': seconds})
+      seconds = span.seconds()
+      row, trace = test(config, method, seed, source, run.state, checkpoints)
+      _traces.write(workdir, trace._replace(seconds=seconds))
+      results.append({**row, 'seconds': '' if seconds is None else seconds})
       print(f'{label:>24} tested  {_recommend_report.tested(row, config)}', flush=True)
   return not run.stopped
 
 
-def test_row(config, method, seed, source, state, checkpoints) -> dict:
-  """The one look at the test items, with what the chosen tables hold and cost."""
+def test(config, method, seed, source, state, checkpoints):
+  """The one look at the test items: a row of results, and what the masks did."""
   if checkpoints.best_step() is not None:
     state = checkpoints.restore(state, step=checkpoints.best_step()).state
   chosen = method.evaluate(state.params, source.train, source.validation)
   shipped = _recommend_method.stored(method, state.params, state.opt_state)
-  return dict(
+  # No FLOPs: tables are looked up, and two of them multiplied.
+  trace = _traces.of_states(
+    method.name, seed, method.init(seed, source.train), state, state
+  )._replace(steps=source.num_steps, examples=config.batch_size)
+  tested = dict(
     _recommend_method.evaluate_shipped(config, method, state.params, shipped, source),
     method=method.name, seed=seed, step=int(state.step), split=source.split.digest,
     target_sparsity=_settings.final_sparsity(method.spec),
     chosen_by=chosen[config.select_by],
     density=_recommend_method.density_of(method, state),
     propagated_density=_recommend_method.propagated_density(method, state.params, source),
-    **_recommend_method.sizes(shipped), **_report.held_bytes(state),
+    **_recommend_method.sizes(shipped), **_measure.held_bytes(state),
   )  # fmt: skip
+  return tested, trace
 
 
 def step_time(config, method, source) -> float:

@@ -8,7 +8,7 @@ r"""Trains dense and sparse networks to enlarge images, side by side; writes a r
 
 Every method is trained with every seed, with equal steps, patches and starting weights.
 The run directory holds metrics.csv, results.csv, TensorBoard events, checkpoints, crops,
-plots and report.md. Kill it whenever you like; the same --workdir goes on where it was.
+plots, report.md and report.html. Kill it whenever you like; the same --workdir goes on where it was.
 """
 
 from collections.abc import Callable
@@ -33,6 +33,7 @@ from experiments import (
   _superres_evaluation,
   _superres_report,
   _superres_settings,
+  _traces,
   _watch,
   datasets,
   models,
@@ -93,9 +94,7 @@ def main(argv):
   results = _records.Table(
     workdir / 'results.csv', _superres_report.result_columns(config)
   )
-  print(
-    f'{len(source.train.names)} training images, {config.num_steps:,} steps; {workdir}/'
-  )
+  print(f'{_count(len(source.train.names))}, {config.num_steps:,} steps; {workdir}/')
   print(_report.leaf_choices(methods, config.batch_size))
   if not results.rows:
     results.append(bicubic_row(config, source, workdir))
@@ -116,6 +115,10 @@ def main(argv):
   if _processes.is_first():
     print(_superres_report.write(workdir, config, source.tests, times))
   lock.close()
+
+
+def _count(images: int) -> str:
+  return f'{images:,} training image{"s" if images != 1 else ""}'
 
 
 def batch_of(config, source: Source, step: int, seed: int):
@@ -208,7 +211,9 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
     )  # fmt: skip
     watch.close()
   if run.finished:
-    results.append(test_row(config, method, seed, source, run.state, workdir))
+    row, trace = test(config, method, seed, source, run.state, workdir)
+    _traces.write(workdir, trace._replace(seconds=watch.span.seconds()))
+    results.append(row)
   return not run.stopped
 
 
@@ -239,8 +244,8 @@ def bound(method: Method, state):
   return lambda low: method.enlarge(state.params, state.model_state, low)
 
 
-def test_row(config, method, seed, source, state, workdir) -> dict:
-  """The one look at the test sets, with what the network holds and costs."""
+def test(config, method, seed, source, state, workdir):
+  """The one look at the test sets: a row of results, and what the masks did."""
   held, state = state, method.execution.dense(state)
   enlarge = bound(method, state)
   scores = _superres_evaluation.test_scores(config, enlarge, source.tests)
@@ -254,15 +259,19 @@ def test_row(config, method, seed, source, state, workdir) -> dict:
   masks = js.get_masks(state.opt_state) if method.sparse else None
   flops = js.summary.flops(apply_fn, state.params, jnp.zeros(shape), masks=masks)
   first = next(iter(source.tests.values())).low[0]
-  return dict(
+  trace = _traces.of_states(method.name, seed, method.init(seed), state, held)._replace(
+    steps=config.num_steps, examples=config.batch_size, flops=_traces.flops_of(flops)
+  )
+  tested = dict(
     method=method.name, seed=seed, step=int(state.step),
     target_sparsity=_settings.final_sparsity(method.spec),
     execution=method.execution.name, weights=stats.num_weights, kept=stats.num_kept,
     nominal_sparsity=stats.nominal_sparsity, whole_sparsity=stats.whole_model_sparsity,
     dense_flops=int(flops.dense), sparse_flops=int(flops.sparse),
-    state_bytes=_report.held_bytes(held)['state_bytes'], **scores,
+    state_bytes=_measure.held_bytes(held)['state_bytes'], **scores,
     **_superres_evaluation.realised(config, method, state, first),
   )  # fmt: skip
+  return tested, trace
 
 
 def bicubic_row(config, source: Source, workdir) -> dict:

@@ -89,6 +89,10 @@ def test_a_run_ends_in_figures_and_goes_on_where_it_was(job):
   assert rows[2]['mean_nll'] != rows[2]['nll']
   report = (workdir / 'report.md').read_text()
   assert '| pair |' in report
+  # The page has all of it, and what the masks did.
+  assert 'Sparsity and cost' in (workdir / 'report.html').read_text('utf-8')
+  last = [r for r in _rows(workdir / 'metrics.csv') if r['method'] == 'ssvi'][-1]
+  assert 0 < float(last['density/dense1/kernel']) < 1
   for plot in ('reliability_ssvi.png', 'entropy_pair.png'):
     assert plot in report and (workdir / plot).exists()
 

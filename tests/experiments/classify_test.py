@@ -121,7 +121,7 @@ def test_on_nonzeros_the_same_network_is_trained(job, whole, tmp_path):
 def test_a_run_leaves_everything_that_a_reader_needs(whole):
   workdir, output = whole
   plots = ('learning_curves.png', 'density_over_time.png', 'step_times.png')
-  for name in ('report.md', *plots):
+  for name in ('report.md', 'report.html', *plots):
     assert (workdir / name).stat().st_size > 0
   # One sparsity makes no curve.
   assert not (workdir / 'accuracy_vs_sparsity.png').exists()

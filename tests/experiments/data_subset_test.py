@@ -513,6 +513,7 @@ def test_a_run_leaves_its_tables_curves_and_times(whole):
   for name in ('accuracy_over_time_10.png', 'accuracy_over_steps_10.png'):
     assert (workdir / name).stat().st_size > 0
     assert f']({name})' in (workdir / 'report.md').read_text()
+  assert (workdir / 'report.html').stat().st_size > 0
   assert '| short full |' in output and 'measured on this machine' in output
   steps = [r['step'] for r in _rows(workdir / 'metrics.csv') if r['test_accuracy']]
   assert steps == ['10', '20', '30', '40'] * 2

@@ -290,7 +290,8 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(tmp_path):
   assert done.returncode == 0, done.stderr
   for text in ('| dense |', '| dsl 25 |', 'synthetic_low_rank: 300 users, 200 items'):
     assert text in done.stdout
-  assert (whole / 'learning_curves.png').stat().st_size > 0
+  for name in ('learning_curves.png', 'density_over_time.png', 'report.html'):
+    assert (whole / name).stat().st_size > 0
   assert set(json.loads((whole / 'timing.json').read_text())) == {'dense', 'dsl_25'}
   stopped = _run(tmp_path, f'--workdir={killed}', kill_after='dsl_25-0 step     20')
   assert stopped.returncode in (143, 0)

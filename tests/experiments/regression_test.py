@@ -30,7 +30,7 @@ def _data():
 
 def _rows(config, splits=(0, 1), data=None):
   config = _regression.check(config)
-  return _regression.rows(config, config.methods[0], data or _data(), splits)
+  return _regression.rows(config, config.methods[0], data or _data(), splits)[0]
 
 
 def test_a_run_has_a_row_per_split_and_goes_on_where_it_was(tmp_path):
@@ -56,7 +56,10 @@ def test_a_run_has_a_row_per_split_and_goes_on_where_it_was(tmp_path):
   # Only deterministic weights have their noise fitted on validation.
   assert rows[0]['nll'] != rows[0]['nll_learned_noise']
   assert rows[4]['nll'] == rows[4]['nll_learned_noise']
-  assert '| ssvi |' in (tmp_path / 'run' / 'report.md').read_text()
+  report = (tmp_path / 'run' / 'report.md').read_text()
+  assert '| ssvi |' in report and (tmp_path / 'run' / 'report.html').exists()
+  # Two members are twice the steps; SSVI moves half of its weights about.
+  assert 'no: 120 steps of' in report and 'dynamic: diabetes ssvi' in report
 
   lines = path.read_text().splitlines(keepends=True)
   path.write_text(''.join(lines[:-1]))

@@ -104,7 +104,12 @@ def test_a_run_ends_with_a_report(job):
   assert float(first['ceiling']) == pytest.approx(0.019)
   assert 0 <= float(second['changed/conv2/kernel']) <= 1
   assert 0 < float(first['threshold/conv2/kernel']) < 1
-  for name in ('report.md', 'crops_own_0.png', 'psnr_vs_sparsity_own.png'):
+  for name in (
+    'report.md',
+    'report.html',
+    'crops_own_0.png',
+    'psnr_vs_sparsity_own.png',
+  ):
     assert (workdir / name).exists()
   # Truth, bicubic and one method, three times enlarged.
   with Image.open(workdir / 'crops_own_0.png') as panel:
