@@ -12,6 +12,7 @@ from experiments import (
   _packed,
   _ranking,
   _recommend_sparsity,
+  _row_sparse,
   _schedules,
   _settings,
   datasets,
@@ -69,6 +70,11 @@ def check(config):
     raise ValueError(
       f'config.select_by: got {config.select_by!r}, wanted one of'
       f' {", ".join(_ranking.metric_names(config.ks))}.'
+    )
+  if config.row_sparse and config.model['name'] != 'MF':
+    raise ValueError(
+      f'config.row_sparse: got model {config.model["name"]}, wanted MF: others look at'
+      ' more than the rows of a batch, or have more than tables.'
     )
   for spec in config.methods:
     _recommend_sparsity.check(spec)
@@ -177,7 +183,10 @@ def build(config, spec, source: Source) -> Method:
     params = model.init(model_key, data)
     return js.training.init_state(make_tx(mask_key), params, (), seed=train_key)
 
-  step = js.training.make_step(loss_fn, make_tx(0), prepare=prepare, sees_state=True)
+  if config.row_sparse:
+    step = _row_step(config, own, spec, split, make_tx(0))
+  else:
+    step = js.training.make_step(loss_fn, make_tx(0), prepare=prepare, sees_state=True)
   step_fn = js.training.shard_step(
     step, execution=config.execution, scan=config.steps_per_call > 1
   )
@@ -190,6 +199,36 @@ def build(config, spec, source: Source) -> Method:
     step_fn,
     evaluate,
     spec['transform'] not in _recommend_sparsity.BASELINES,
+  )
+
+
+def _row_step(config, own, spec, split, tx):
+  """The step of MF on the rows of a batch."""
+  options = _recommend_sparsity.options(config, spec, split)
+  if options.get('table', 'dense') != 'dense':
+    raise ValueError(
+      f'row_sparse: method {spec["name"]} has a {options["table"]} table, wanted dense.'
+    )
+  size = config.batch_size
+  local = models.recommender('MF', size, 2 * size, options, decay=own.decay)
+  user, item = 'user/embedding', 'item/embedding'
+
+  def localize(batch, data):
+    items = jnp.concatenate([batch['positives'], batch['negatives']])
+
+    def finish(place):
+      positives, negatives = jnp.split(place[item], 2)
+      slots = {'users': place[user], 'positives': positives, 'negatives': negatives}
+      return slots, {
+        'user_weight': data['user_weight'][batch['users']],
+        'item_weight': data['item_weight'][items],
+      }
+
+    return {user: batch['users'], item: items}, finish
+
+  loss = lambda params, batch, data: local.loss(params, batch, data, None, 0)
+  return _row_sparse.make_step(
+    loss, tx, localize, {user: split.num_users, item: split.num_items}
   )
 
 

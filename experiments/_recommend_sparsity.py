@@ -13,7 +13,7 @@ import jaxsparse as js
 _NARROW = ('narrow_bytes', 'narrow_bytes_fp16', 'narrow_parameters')
 BASELINES = ('dense', 'hashed', *_NARROW)
 METHOD_KEYS = (
-  'features', 'kwargs', 'name', 'settings', 'sparsity', 'table', 'transform',
+  'features', 'kwargs', 'name', 'options', 'settings', 'sparsity', 'table', 'transform',
 )  # fmt: skip
 _SETTINGS = ('decay', 'learning_rate')
 _STARTS = ('factorization', 'popularity', 'random')
@@ -45,7 +45,7 @@ def looks_at_data(spec) -> bool:
 
 def options(config, spec, split) -> dict:
   """The options of the model of a method."""
-  given = dict(config.model['options'])
+  given = {**config.model['options'], **spec.get('options', {})}
   if 'features' in spec:
     given['features'] = spec['features']
   density = 1 - _settings.final_sparsity(spec)

@@ -33,6 +33,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.learning_rate = 3e-3
   config.weight_decay = 0.0
 
+  # Whether a step of MF touches only the rows in its batch, for methods whose masks do
+  # not change. With SGD it is the same step; Adam becomes lazy: a row's moments decay,
+  # and move it, only when it is seen. It pays for tables much larger than a batch.
+  config.row_sparse = False
+
   # Each method is trained once per seed; `only` names some of them: 'dense,dsl_20'.
   config.methods = (dict(name='dense', transform='dense'),)
   config.seeds = (0,)

@@ -4,7 +4,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-TABLES = ('dense', 'hashed', 'soft')
+TABLES = ('dense', 'hashed', 'hashed_sum', 'soft')
 
 
 class Table(nn.Module):
@@ -14,7 +14,8 @@ class Table(nn.Module):
     num: rows.
     features: columns.
     kind: `'dense'`; `'hashed'`: row i is `Q[i // m] * R[i % m]`, elementwise, with m
-      remainders (Shi et al. 2020, arXiv 1909.02107, section 3); `'soft'`: row i is
+      remainders (Shi et al. 2020, arXiv 1909.02107, section 3), `'hashed_sum'`: their
+      sum; `'soft'`: row i is
       `sign(v) max(|v| - sigmoid(s), 0)` with a threshold s for every weight (Liu et al.
       2021, PEP, arXiv 2101.07577, equation 4).
     remainders: m.
@@ -44,13 +45,12 @@ class Table(nn.Module):
     if self.kind not in TABLES:
       raise ValueError(f'table: got {self.kind!r}, wanted one of {", ".join(TABLES)}.')
     normal = nn.initializers.normal
-    if self.kind == 'hashed':
+    if self.kind.startswith('hashed'):
       if self.remainders < 1:
         raise ValueError(f'table: remainders={self.remainders}, wanted at least 1.')
-      # The product has the deviation that is asked for.
-      make = lambda num: nn.Embed(
-        num, self.features, embedding_init=normal(self.stddev**0.5)
-      )
+      # The product, or the sum, has the deviation that is asked for.
+      part = self.stddev * 0.5**0.5 if self.kind == 'hashed_sum' else self.stddev**0.5
+      make = lambda num: nn.Embed(num, self.features, embedding_init=normal(part))
       self.quotient = make(-(-self.num // self.remainders))
       self.remainder = make(min(self.remainders, self.num))
       return
@@ -63,10 +63,11 @@ class Table(nn.Module):
   def __call__(self, indices=None):
     """The rows of `indices`, (..., features); all of them for None."""
     take = lambda x: x if indices is None else jnp.take(x, indices, axis=0)
-    if self.kind == 'hashed':
+    if self.kind.startswith('hashed'):
       indices = jnp.arange(self.num) if indices is None else indices
       rest = self.remainder(indices % self.remainders)
-      return self.quotient(indices // self.remainders) * rest
+      quotient = self.quotient(indices // self.remainders)
+      return quotient + rest if self.kind == 'hashed_sum' else quotient * rest
     rows = take(self.embedding)
     if self.kind == 'dense':
       return rows

@@ -18,6 +18,7 @@ class MF(nn.Module):
     table: the kind of both, see `Table`.
     remainders: of hashed tables, for users and for items.
     stddev: of the initial rows.
+    threshold: the initial one of soft tables.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -37,9 +38,12 @@ class MF(nn.Module):
   table: str = 'dense'
   remainders: tuple[int, int] = (0, 0)
   stddev: float = 0.05
+  threshold: float = -15.0
 
   def setup(self):
-    make = lambda num, m: _table.Table(num, self.features, self.table, m, self.stddev)
+    make = lambda num, m: _table.Table(
+      num, self.features, self.table, m, self.stddev, self.threshold
+    )
     self.user = make(self.num_users, self.remainders[0])
     self.item = make(self.num_items, self.remainders[1])
 

@@ -20,6 +20,7 @@ class NeuMF(nn.Module):
     table: the kind of all tables, see `Table`.
     remainders: of hashed tables, for users and for items.
     stddev: of the initial rows.
+    threshold: the initial one of soft tables.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -41,9 +42,12 @@ class NeuMF(nn.Module):
   table: str = 'dense'
   remainders: tuple[int, int] = (0, 0)
   stddev: float = 0.05
+  threshold: float = -15.0
 
   def setup(self):
-    make = lambda num, m: _table.Table(num, self.features, self.table, m, self.stddev)
+    make = lambda num, m: _table.Table(
+      num, self.features, self.table, m, self.stddev, self.threshold
+    )
     users, items = (
       (n, m) for n, m in zip((self.num_users, self.num_items), self.remainders)
     )

@@ -169,7 +169,7 @@ def test_bad_models_are_refused(name, options, message):
 
 
 def test_bad_tables_are_refused():
-  with pytest.raises(ValueError, match="got 'sparse'.*dense, hashed, soft"):
+  with pytest.raises(ValueError, match="got 'sparse'.*dense, hashed, hashed_sum, soft"):
     models.Table(3, 2, kind='sparse').init(jax.random.key(0))
   with pytest.raises(ValueError, match='remainders=0'):
     models.Table(3, 2, kind='hashed').init(jax.random.key(0))
@@ -177,4 +177,4 @@ def test_bad_tables_are_refused():
 
 def test_names():
   assert set(models.RECOMMENDERS) == {'LightGCN', 'MF', 'MultVAE', 'NeuMF'}
-  assert set(models.TABLES) == {'dense', 'hashed', 'soft'}
+  assert set(models.TABLES) == {'dense', 'hashed', 'hashed_sum', 'soft'}
