@@ -51,10 +51,12 @@ def job(tmp_path, monkeypatch):
   (tmp_path / 'experiment.py').write_text(_EXPERIMENT)
   (tmp_path / 'config.py').write_text('')
   (tmp_path / 'broken').write_text('')
-  return [
+  yield [
     'experiment.py', '--workdir=sweep', '--config', 'config.py', '--seeds', '0', '1',
     '--set', 'config.rate', '0.5', '0.25', '--jobs=2',
   ]  # fmt: skip
+  # What a failed test leaves behind ends by itself.
+  (tmp_path / 'slow').unlink(missing_ok=True)
 
 
 def _notes(folder, what):
