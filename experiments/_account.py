@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import _schedules, _traces
+from experiments import _schedules, _settings, _traces
 import jaxsparse as js
 
 # Rules that look at the gradients of weights which are not there.
@@ -37,6 +37,11 @@ def how(spec: dict) -> str:
 
 def factory(spec: dict) -> Callable[..., Any] | None:
   """What makes the transform or the posterior of a method; None for a baseline."""
+  if '.' in how(spec):
+    try:
+      return _settings.transform_of(spec)  # One of the user's own.
+    except ValueError:
+      return None  # Not to be found from where a report is read.
   room = js.bayes if 'posterior' in spec else js.transforms
   return getattr(room, how(spec)) if how(spec) in room.__all__ else None
 
@@ -199,13 +204,21 @@ def table(config: dict, metrics: list[dict], traces: list[_traces.Trace]) -> str
         _mean([total(at(t, 'end'), t) for t in group], _percent),
         _mean([kept_from_start(t) for t in sparse], _percent),
         *('-' if shares is None else _percent(x) for x in (shares or (0, 0))),
-        _mean([training_flops(t, spec, metrics) for t in group], engineering),
-        _mean([inference_flops(t) for t in group], engineering),
-        _mean([sum(t.bytes.values()) if t.bytes else None for t in group], '{:,.0f}'.format),
-        _mean([t.seconds for t in group], '{:,.1f}'.format),
+        *costs(group, spec, metrics),
       ]
     )  # fmt: skip
   return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+
+
+def costs(traces, spec: dict, metrics: list[dict]) -> list[str]:
+  """Four cells, means over traces: FLOPs of training, of a prediction, bytes, seconds."""
+  held = [sum(t.bytes.values()) if t.bytes else None for t in traces]
+  return [
+    _mean([training_flops(t, spec, metrics) for t in traces], engineering),
+    _mean([inference_flops(t) for t in traces], engineering),
+    _mean(held, '{:,.0f}'.format),
+    _mean([t.seconds for t in traces], '{:,.1f}'.format),
+  ]
 
 
 def _mean(values, form) -> str:

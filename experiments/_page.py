@@ -152,7 +152,8 @@ def _densities(run: _runs.Run) -> dict[str, str]:
   }
 
 
-def _code(value) -> str:
+def code(value) -> str:
+  """A value of a config in a cell of a Markdown table."""
   text = value if isinstance(value, str) else json.dumps(value)
   text = text.replace('|', r'\|').replace('`', "'")
   return f'`{text}`' if text else ''
@@ -161,11 +162,11 @@ def _code(value) -> str:
 def configuration(config: dict) -> str:
   """Two tables: the keys of a config, and its methods."""
   lines = ['| key | value |', '| --- | --- |']
-  lines += [f'| {k} | {_code(v)} |' for k, v in config.items() if k != 'methods']
+  lines += [f'| {k} | {code(v)} |' for k, v in config.items() if k != 'methods']
   lines += ['', '| method | settings |', '| --- | --- |']
   for spec in config['methods']:
     own = ', '.join(f'{k}={json.dumps(v)}' for k, v in spec.items() if k != 'name')
-    lines.append(f'| {spec["name"]} | {_code(own)} |')
+    lines.append(f'| {spec["name"]} | {code(own)} |')
   return '\n'.join(lines)
 
 
@@ -176,7 +177,7 @@ def environment(commands: list[dict]) -> str:
   lines = ['| | |', '| --- | --- |']
   for key in dict.fromkeys(k for c in commands for k in c):
     values = dict.fromkeys(c.get(key, '-') for c in commands)
-    lines.append(f'| {key} | {", then ".join(map(_code, values))} |')
+    lines.append(f'| {key} | {", then ".join(map(code, values))} |')
   return '\n'.join(lines)
 
 

@@ -4,12 +4,21 @@ import csv
 import html.parser
 import json
 import re
+import shutil
 
 import numpy as np
 from PIL import Image
 import pytest
 
-from experiments import _account, _checklist, _environment, _page, _runs, _traces
+from experiments import (
+  _account,
+  _checklist,
+  _environment,
+  _page,
+  _runs,
+  _traces,
+  compare,
+)
 
 _SHAPES = {'a/kernel': (2, 5), 'b/kernel': (5, 2)}
 _METHODS = [
@@ -314,3 +323,67 @@ def test_what_is_no_run_is_refused(workdir, name, text, message):
   with pytest.raises(ValueError, match=message) as caught:
     _runs.load(workdir)
   assert str(workdir) in str(caught.value)
+
+
+@pytest.fixture
+def pair(workdir, tmp_path_factory):
+  """The run, and another one of it with other settings and fewer methods."""
+  other = tmp_path_factory.mktemp('runs') / 'other'
+  shutil.copytree(workdir, other)
+  config = json.loads((workdir / 'config.json').read_text())
+  config.update(
+    select='best', methods=[*_METHODS[:3], {**_METHODS[3], 'sparsity': 0.25}]
+  )
+  (other / 'config.json').write_text(json.dumps(config))
+  _write_csv(other / 'results.csv', _results('rigl', 10, '0', '0.25'))
+  return workdir, other
+
+
+def test_runs_stand_side_by_side(pair, tmp_path, capsys):
+  for path in pair:
+    rows = [
+      dict(method='rigl', seed='0', step=s, val_accuracy=0.5 + s / 20) for s in (4, 8)
+    ]
+    _write_csv(path / 'metrics.csv', rows)
+  out = tmp_path / 'a' / 'b'
+  assert compare.main([*map(str, pair), f'--out={out}']) == 0
+  text = (out / 'compare.md').read_text('utf-8')
+  first, second = (line.split() for line in text.splitlines() if line[:6] == '| rigl')
+  assert first[4:9] == ['|', '90.00', '±', '0.00', '|'] and first[9] == '2'
+  assert second[5:8] == ['90.00', '|', '1']
+  differing = text.partition('## What differs in the conf')[2].splitlines()
+  assert [line for line in differing if line.startswith('| methods')] == [
+    '| methods.rigl.sparsity | `0.5` | `0.25` |',
+    '| methods.gmp.transform | `gmp` | - |',
+    '| methods.gmp.sparsity.schedule | `cubic` | - |',
+    '| methods.gmp.sparsity.final | `0.5` | - |',
+  ]
+  assert '| select | `final` | `best` |' in text and '| note |' not in text
+  found = _Resources()
+  found.feed((out / 'compare.html').read_text('utf-8'))
+  assert sum(r.startswith('data:') for r in found.loaded) == 1
+  assert 'compare.html' in capsys.readouterr().out
+
+
+def test_runs_of_the_same_data_only_are_comparable(pair):
+  runs = compare.load(pair)
+  assert compare._warning(runs) == []
+  runs = {n: r._replace(config={'dataset': n, 'methods': []}) for n, r in runs.items()}
+  assert compare._warning(runs) == ['**Not of the same data: dataset differ.**']
+
+
+def test_what_cannot_be_compared_is_one_sentence(pair, tmp_path, capsys):
+  first, second = pair
+  (tmp_path / 'empty').mkdir()
+
+  def said(*runs):
+    assert compare.main([*map(str, runs), f'--out={tmp_path / "out"}']) == 1
+    return capsys.readouterr().err
+
+  assert 'got 1 run, wanted two or more' in said(first)
+  assert 'is given twice' in said(first, first)
+  assert 'no run, for it has no config.json' in said(first, tmp_path / 'empty')
+  assert 'no such folder' in said(first, tmp_path / 'nowhere')
+  _write_csv(second / 'results.csv', [{'method': 'a', 'rmse': 1}])
+  assert 'wanted runs of one experiment' in said(first, second)
+  assert not (tmp_path / 'out').exists()
