@@ -1,24 +1,25 @@
 """The methods that configs of `experiments/recommend.py` share."""
 
 
-def methods(sparsities, *, interval: int, features: int):
+def methods(sparsities, *, interval: int, features: int, tuned=None):
   """Dense, and for each sparsity what a sparse table is held against, and DSL.
 
   Args:
     sparsities: of the sparse tables.
     interval: steps between two updates of the masks.
     features: columns of the tables.
+    tuned: `{way: keys}`, what methods of a way get in place of their first settings.
 
   Returns:
     Methods of a config.
   """
   found = [dict(name='dense', transform='dense')]
   for sparsity in sparsities:
-    found += _of(sparsity, interval, features)
+    found += _of(sparsity, interval, features, tuned or {})
   return tuple(found)
 
 
-def _of(sparsity: float, interval: int, features: int):
+def _of(sparsity: float, interval: int, features: int, tuned: dict):
   uniform = dict(distribution='uniform')
   dsl = dict(
     when=dict(schedule='every', n=interval, stop=0.6),
@@ -42,7 +43,8 @@ def _of(sparsity: float, interval: int, features: int):
     ('dsl_rotated', 'dsl', rotated, _fewer_columns(sparsity, features)),
   ):
     spec = dict(sparsity=sparsity, kwargs=kwargs, transform=transform)
-    yield {**spec, 'name': f'{name}_{100 * (1 - sparsity):g}', **more}
+    named = dict(spec, name=f'{name}_{100 * (1 - sparsity):g}', **more)
+    yield {**named, **tuned.get(name, {})}
 
 
 def _fewer_columns(sparsity: float, features: int):

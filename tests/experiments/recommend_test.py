@@ -19,7 +19,13 @@ from experiments import (
   _recommend_sparsity,
   datasets,
 )
-from experiments.configs import gowalla, ml_1m, ml_100k, synthetic_low_rank
+from experiments.configs import (
+  gowalla,
+  ml_1m,
+  ml_100k,
+  ml_100k_tuning,
+  synthetic_low_rank,
+)
 import jaxsparse as js
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -230,6 +236,12 @@ def test_committed_configs_are_sound():
   wide = {s['name']: s for s in config.methods}
   assert wide['dsl_rotated_20']['features'] == 32
   assert wide['dsl_rotated_10']['sparsity'] == pytest.approx(1 - 6 / 15)
+  # Settings that were tuned for matrix factorization are for that alone.
+  assert wide['hashed_10']['settings'] == dict(decay=5e-3)
+  graph = {s['name']: s for s in ml_100k.get_config('LightGCN').methods}
+  assert 'settings' not in graph['hashed_10'] and len(graph) == 34
+  tuning = _recommend_method.check(ml_100k_tuning.get_config())
+  assert len({s['name'] for s in tuning.methods}) == len(tuning.methods) == 20
 
 
 # --- the whole job -----------------------------------------------------------------------
