@@ -1,10 +1,13 @@
 """A user's mistake on the command line is one sentence, not a traceback."""
 
+import errno
+import os
 import pathlib
 import re
 import sys
 
 from absl import flags
+import jax
 from ml_collections import config_flags
 
 from experiments import _processes
@@ -12,6 +15,21 @@ import jaxsparse as js
 
 # ml_collections raises all but the first for a key that no config has.
 _FLAG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)
+
+_INTERRUPTED = (
+  'Interrupted. Checkpoints and tables are whole; the same command, with the same'
+  ' --workdir, goes on.'
+)
+_FULL = 'Make room there; the same command, with the same --workdir, goes on.'
+_FORBIDDEN = 'Give a directory where you may write.'
+_ADVICE = {
+  errno.EACCES: _FORBIDDEN,
+  errno.EDQUOT: _FULL,
+  errno.EFBIG: _FULL,
+  errno.ENOSPC: _FULL,
+  errno.EPERM: _FORBIDDEN,
+  errno.EROFS: _FORBIDDEN,
+}
 
 
 def define_config(default, help_text: str):
@@ -44,7 +62,12 @@ def guarded(main):
   def run(argv):
     with _processes.joined():
       try:
+        _check_devices()
         main(argv)
+      except KeyboardInterrupt:
+        # A signal while it trains is caught there, and saved; this one came elsewhere.
+        print(_INTERRUPTED, file=sys.stderr)
+        sys.exit(130)
       except (
         ValueError,
         OSError,
@@ -56,6 +79,20 @@ def guarded(main):
   return run
 
 
+def _check_devices():
+  """Raises ValueError where jax has no device to compute on."""
+  try:
+    jax.devices()
+  # jax asserts that a platform is there which the environment asked for.
+  except (AssertionError, RuntimeError) as error:
+    asked = os.environ.get('JAX_PLATFORMS', '')
+    why = ' '.join(str(error).split()) or 'jax found no such device'
+    raise ValueError(
+      f'JAX_PLATFORMS={asked}: {why}. Unset it to take what is there, or set it to cpu;'
+      " a GPU needs jax's wheels for it: pip install 'jax[cuda12]'."
+    ) from error
+
+
 def _exit(argv, error):
   # ml_collections wraps the KeyError of an unknown key in an AttributeError.
   while error.args and isinstance(error.args[0], Exception):
@@ -64,6 +101,8 @@ def _exit(argv, error):
   text = f'--config: unknown key {error.args[0]}' if unknown else str(error)
   if isinstance(error, OSError) and error.filename:
     text = f'{error.filename}: {error.strerror}.'
+  if isinstance(error, OSError) and error.errno in _ADVICE:
+    text = f'{text.rstrip(".")}. {_ADVICE[error.errno]}'
   lines = text.strip().splitlines() or [type(error).__name__]
   # The trace of a config file that failed is text within the message.
   if any('Traceback' in line for line in lines):

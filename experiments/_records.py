@@ -176,7 +176,15 @@ def claim(workdir: pathlib.Path, config):
   if not _processes.is_first():
     return open(os.devnull)
   path = workdir / 'config.json'
-  workdir.mkdir(parents=True, exist_ok=True)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=workdir).close()
+  except OSError as error:
+    why = 'it is a file' if workdir.is_file() else error.strerror
+    raise ValueError(
+      f'--workdir: {workdir} cannot be written to ({why}). Give a directory where you'
+      ' may write.'
+    ) from error
   lock = _lock(workdir)
   ours = _settings.plain(config)
   if path.exists() and _begun(workdir):

@@ -14,16 +14,12 @@ from experiments import _criteria, _names, _schedules, models
 from experiments.configs import _defaults
 import jaxsparse as js
 
+_EXECUTIONS = ('compact', 'jit', 'pmap', 'shard_map')
 _METHOD_KEYS = ('name', 'transform', 'sparsity', 'kwargs')
 _COUNTS = (
-  'accumulate',
-  'batch_size',
-  'checkpoint_every',
-  'eval_every',
-  'keep',
-  'steps_per_call',
+  'accumulate', 'batch_size', 'checkpoint_every', 'eval_every', 'keep', 'steps_per_call',
   'timing_rounds',
-)
+)  # fmt: skip
 BASELINES = ('dense', 'small_dense')
 # What may differ when a run directory is used again.
 FREE_KEYS = ('methods', 'seeds', 'only', 'name', 'keep', 'timing_rounds')
@@ -84,6 +80,7 @@ def check_common(config, known: dict, method_keys) -> types.SimpleNamespace:
       )
   for name in filter(None, config.only.split(',')):
     _names.choose(name, names, 'config.only')
+  _names.choose(getattr(config, 'execution', 'jit'), _EXECUTIONS, 'config.execution')
   for key in _COUNTS:
     if getattr(config, key, 1) < 1:
       raise ValueError(f'config.{key}: got {getattr(config, key)}, wanted at least 1.')

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import dataclasses
 import math
 from typing import Any
+import warnings
 
 from jaxsparse import core, schedules
 from jaxsparse import masks as masks_lib
@@ -63,8 +64,17 @@ class Budget:
     return max(known, default=0) if len(known) == len(steps) else None
 
   def pruned(self, params) -> dict[str, core.Leaf]:
-    """The pruned leaves of one field, by name."""
-    return core.prunable_leaves(params, self.prunable, self.leaves)
+    """The pruned leaves of one field, by name; warns where a filter leaves none."""
+    found = core.prunable_leaves(params, self.prunable, self.leaves)
+    if not found and self.prunable is not core.kernels:
+      names, _, _ = core.named_leaves(params)
+      warnings.warn(
+        f'jaxsparse: prunable={self.prunable!r} chooses no leaf, and nothing is pruned;'
+        f' the leaves are {", ".join(names) or "(none)"}.',
+        RuntimeWarning,
+        stacklevel=2,
+      )
+    return found
 
   def structures(self, leaves: Mapping[str, core.Leaf]) -> dict[str, core.Structure]:
     """The structure of each leaf."""

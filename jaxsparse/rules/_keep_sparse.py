@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsparse import core
-from jaxsparse.rules import _moments, _parts
+from jaxsparse.rules import _fits, _moments, _parts
 
 
 def spread(rule: core.MaskRule, masks, params):
@@ -117,6 +117,7 @@ def keep_sparse(
   def update(grads, state, params=None, **extra_args):
     if params is None:
       raise ValueError('keep_sparse: update(grads, state, params) needs params.')
+    _fits.check(grads, params, rule.fields(params)[0], state.masks)
     due = None if when is None or rule.update is None else when(state.step)
     old = spread(rule, state.masks, params)
     trained = rule.inner_params(params, state.memory)

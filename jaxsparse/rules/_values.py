@@ -25,8 +25,14 @@ def final(value) -> float:
     raise ValueError(
       f'sparsity={shown}: wanted a fraction removed in [0, 1), not traced, a schedule,'
       ' or a mapping from path pattern to either, or to integers: weights kept.'
+      f'{_percent(number)}'
     )
   return number
+
+
+def _percent(number: float) -> str:
+  """What somebody may have meant who gave a percentage."""
+  return f' For {number:g} % give {number / 100:g}.' if 1 < number < 100 else ''
 
 
 def _at(value, step: int) -> float:

@@ -79,9 +79,12 @@ def _given_rule(masks: core.Masks) -> core.MaskRule:
   def init(evidence):
     params = evidence.params[0]
     if jax.tree.structure(masks) != jax.tree.structure(params):
+      names, got = core.named_leaves(params)[0], core.named_leaves(masks)[0]
+      lacking, more = (sorted({*a} - {*b}) for a, b in ((names, got), (got, names)))
       raise ValueError(
-        f'masks: their tree is {jax.tree.structure(masks)}, but the params have'
-        f' {jax.tree.structure(params)}.'
+        f'masks: of another model; they lack {", ".join(lacking) or "nothing"}, and'
+        f' {", ".join(more) or "nothing"} is in them only. Their tree is'
+        f' {jax.tree.structure(masks)}.'
       )
     names, values, _ = core.named_leaves(params)
     given = jax.tree.leaves(masks)
