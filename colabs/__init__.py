@@ -1,0 +1,1 @@
+"""Three notebooks, and what runs them."""
