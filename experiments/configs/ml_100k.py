@@ -18,7 +18,11 @@ from experiments.configs import _recommend, _recommend_defaults
 # What won in `ml_100k_tuning.py`, for matrix factorization.
 _TUNED = dict(
   hashed=dict(settings=dict(decay=5e-3)),
-  pep=dict(kwargs=dict(distribution='uniform', step=0.3)),
+  pep=dict(
+    settings=dict(decay=5e-2),
+    options=dict(threshold=-8.0),
+    kwargs=dict(distribution='uniform', step=0.3),
+  ),
 )
 
 

@@ -15,9 +15,9 @@ from experiments.configs import ml_100k
 _HASHED = (*itertools.product((3e-3, 1e-2), (1e-3, 5e-3, 2e-2)),)
 _SOFT = (
   *itertools.product((-15.0,), (0.3, 0.5), (5e-3, 2e-2)),
-  *itertools.product((-8.0,), (0.3,), (5e-3, 2e-2, 5e-2)),
+  *itertools.product((-8.0,), (0.3,), (5e-3, 2e-2, 5e-2, 1e-1)),
   *itertools.product((-5.0,), (0.3,), (2e-2, 5e-2)),
-  (-15.0, 0.3, 5e-2),
+  *itertools.product((-15.0,), (0.3,), (5e-2, 1e-1)),
 )
 
 
