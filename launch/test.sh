@@ -13,7 +13,7 @@ if [[ "${1:-}" == --all ]]; then
   shift
 fi
 
-ensure_venv experiments test dev
+ensure_venv experiments test dev docs
 cd "$repo"
 "$venv_python" -m ruff check --quiet .
 "$venv_python" -m ruff format --check --quiet .

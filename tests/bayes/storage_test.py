@@ -198,6 +198,7 @@ def test_sparse_draws_are_the_draws():
     jax.jit(draw)(masks)
 
 
+@pytest.mark.long
 def test_sparse_draws_of_stacked_layers_and_attention():
   shapes = {'layers': (3, 8, 8), 'query': (8, 2, 4), 'out': (2, 4, 8)}
   params = {n: {'kernel': jnp.ones(s)} for n, s in shapes.items()}

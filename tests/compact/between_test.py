@@ -42,7 +42,9 @@ def _sparse(params):
   return params, js.compact.convert(tx, params, state)
 
 
-@pytest.mark.parametrize('shape', [(32, 20), (4, 6, 20)])
+@pytest.mark.parametrize(
+  'shape', [(32, 20), pytest.param((4, 6, 20), marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize('backend', ['cpu', 'reference'])
 def test_outputs_and_gradients_are_those_of_the_masked_model(shape, backend):
   x = jax.random.normal(jax.random.key(1), shape)

@@ -83,7 +83,8 @@ def _inputs(model):
 
 
 @pytest.mark.parametrize(
-  'model', [_Image, _Text, pytest.param(_Images, marks=pytest.mark.long)]
+  'model',
+  [_Image, *(pytest.param(m, marks=pytest.mark.long) for m in (_Text, _Images))],
 )
 def test_outputs_and_gradients_are_those_of_the_masked_model(model):
   net, x = model(), _inputs(model)

@@ -57,6 +57,7 @@ def test_counts_and_shapes_are_those_of_a_dense_start():
   assert (layers[0] != layers[1]).any()
 
 
+@pytest.mark.long
 def test_it_trains_as_what_convert_gives():
   model, x = nn.Dense(8), jax.random.normal(jax.random.key(1), (16, 12))
   tx = js.transforms.rigl(optax.adam(1e-2), 0.75, seed=0, when=EVERY)

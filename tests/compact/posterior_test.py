@@ -294,6 +294,7 @@ def test_what_is_missing_is_named():
     js.compact.convert(_optimizer(dense), masked, state)
 
 
+@pytest.mark.long
 def test_nothing_of_the_dense_size_is_held():
   """A layer of 4 million weights at 0.5 %: noise, growth and all."""
   shape = (2048, 2048)

@@ -52,6 +52,7 @@ def _steps(tx, model, x):
   return pattern, masks[1]
 
 
+@pytest.mark.long
 def test_nm_is_held_as_a_byte_a_weight(monkeypatch):
   monkeypatch.setattr(js.native, 'available', lambda: False)
   tx = _transform(js.transforms.set, js.masks.NM(2, 4), 0.5)

@@ -76,7 +76,9 @@ def _steppers(tx, compact_tx):
 @pytest.mark.parametrize(
   'inner', [_clipped_adam, pytest.param(_decayed, marks=pytest.mark.long)]
 )
-@pytest.mark.parametrize('name', ['static', 'set', 'rigl'])
+@pytest.mark.parametrize(
+  'name', ['static', pytest.param('set', marks=pytest.mark.long), 'rigl']
+)
 def test_masked_and_compact_take_the_same_steps(name, inner):
   tx = _transform(name, inner())
   params = _Net().init(jax.random.key(0), _data()[0])['params']

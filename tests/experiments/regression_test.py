@@ -74,6 +74,7 @@ def test_a_run_has_a_row_per_split_and_goes_on_where_it_was(tmp_path):
   }  # fmt: skip
 
 
+@pytest.mark.long
 def test_units_are_those_of_the_targets_and_splits_do_not_touch():
   config, data = _config(dict(_SSVI, name='x')), _data()
   both = _rows(config)

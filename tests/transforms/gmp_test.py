@@ -185,6 +185,7 @@ def test_bad_sparsity_is_refused():
     js.transforms.gmp(optax.sgd(0.1), _ramp(1.0, 2), when=js.schedules.always)
 
 
+@pytest.mark.long
 def test_lamp_in_rounds_keeps_what_lamp_at_once_keeps():
   """What earlier rounds pruned is worth nothing; it empties no leaf."""
   draw = np.random.default_rng(0).normal

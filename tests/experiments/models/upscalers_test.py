@@ -68,6 +68,7 @@ def test_pixel_shuffle_has_the_published_order():
   assert first == [[0, 1], [2, 3]] and second == [[4, 5], [6, 7]]
 
 
+@pytest.mark.long
 def test_attention_sees_its_window_only():
   """Also where windows are shifted: nothing wraps around the image."""
   for shift in (0, 2):
