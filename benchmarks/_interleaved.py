@@ -38,8 +38,8 @@ def parse(doc, seconds, **more):
 def _alone(percent) -> int:
   """The same command for one sparsity; its exit code.
 
-  In a process of its own: what others have left on the heap costs the short steps more
-  than their work, for pages are given back and faulted in again.
+  In a process of its own: after other sparsities, in the same process, the short steps took
+  twice as long. Why is not known; what those have left on the heap is the suspect.
   """
   command = [sys.executable, *sys.argv, f'--sparsities={percent}']
   return subprocess.run(command, check=False).returncode

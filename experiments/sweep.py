@@ -32,8 +32,16 @@ _POLL = 0.5
 
 
 def main(argv=None) -> int:
-  """Returns the exit status: 1 where a run failed."""
+  """Returns the exit status: 1 where a run failed, or nothing could be begun."""
   args, common = _parse(sys.argv[1:] if argv is None else argv)
+  try:
+    return _sweep(args, common)
+  except (OSError, RuntimeError, ValueError) as error:
+    print(f'sweep: {error}', file=sys.stderr)
+    return 1
+
+
+def _sweep(args, common) -> int:
   runs = grid(args, common)
   if args.dry_run:
     print(*(' '.join(run.command) for run in runs), sep='\n')
@@ -239,7 +247,10 @@ def write_table(workdir: pathlib.Path, runs) -> str:
   """Writes results.csv and table.md of all finished runs; returns the table."""
   groups: dict[tuple[str, ...], list[dict]] = {}
   for run in (run for run in runs if run.finished()):
-    with (run.directory / 'results.csv').open(newline='') as file:
+    path = run.directory / 'results.csv'
+    if not path.exists():
+      raise ValueError(f'{run.script}: it ended well, but has not written {path}.')
+    with path.open(newline='') as file:
       for row in csv.DictReader(file):
         row['method'] = f'{run.variant} {row["method"]}'.strip()
         # What every run has, such as a baseline without seeds, counts once.

@@ -149,8 +149,16 @@ def test_broken_runs_are_started_again_and_finished_ones_are_not(job, tmp_path, 
   assert rows == [(way, seed) for way in ways for seed in '01']
 
   (tmp_path / 'config.py').write_text('other = 1')
-  with pytest.raises(ValueError, match='its config file has changed'):
-    sweep.main(job)
+  assert sweep.main(job) == 1
+  said = capsys.readouterr().err
+  assert said.startswith('sweep: ') and 'its config file has changed' in said
+
+
+def test_what_is_no_experiment_is_named(job, capsys):
+  pathlib.Path('other.py').write_text('')
+  job = ['other.py' if word == 'experiment.py' else word for word in job]
+  assert sweep.main(job) == 1
+  assert 'sweep: other.py: it ended well, but has not' in capsys.readouterr().err
 
 
 @pytest.mark.long
