@@ -14,10 +14,14 @@ import jaxsparse as js
 CALLS = 4
 
 
-def parse(doc, seconds, **more):
-  """The flags; pins the process to as many cores as it may use."""
+def parse(doc, seconds, sparse=True, **more):
+  """The flags; pins the process to as many cores as it may use.
+
+  With `sparse` there is one of sparsities, each of which gets a process of its own.
+  """
   parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-  parser.add_argument('--sparsities', default='80,90,95,99', help='percent')
+  if sparse:
+    parser.add_argument('--sparsities', default='80,90,95,99', help='percent')
   parser.add_argument('--seconds', type=float, default=seconds, help='per table')
   parser.add_argument('--threads', type=int, default=1)
   parser.add_argument('--clock', choices=('wall', 'cpu'), default='wall')
@@ -25,9 +29,10 @@ def parse(doc, seconds, **more):
   for name, default in more.items():
     parser.add_argument(f'--{name}', type=type(default), default=default)
   args = parser.parse_args()
-  args.sparsities = [int(percent) for percent in args.sparsities.split(',')]
-  if len(args.sparsities) > 1:
-    sys.exit(max(map(_alone, args.sparsities)))
+  if sparse:
+    args.sparsities = [int(percent) for percent in args.sparsities.split(',')]
+    if len(args.sparsities) > 1:
+      sys.exit(max(map(_alone, args.sparsities)))
   if hasattr(os, 'sched_setaffinity'):
     # Jax starts its threads at the first computation, one per core that it sees.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])

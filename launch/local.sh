@@ -17,9 +17,12 @@ case "${1:--}" in
 esac
 # Scripts import what lies beside them as `experiments.models` and the like.
 export PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}"
-# XLA takes a step's temporary memory from malloc and gives it back. glibc hands blocks
-# of 32 MB and more back to the kernel, so that each step faults every page in anew: up
-# to half of a step's time. Kept on the heap, they cost nothing. (Not glibc: no effect.)
+# XLA takes a step's temporary memory from malloc and gives it back. glibc hands large
+# blocks back to the kernel, or maps them apart as soon as the heap is used up, so that
+# each step faults every page in anew: up to half of a step's time, for some programs of
+# a process and not for others. Kept on the heap, they cost nothing; the heap stays as
+# large as it once was. (Not glibc: no effect.)
+export MALLOC_MMAP_MAX_="${MALLOC_MMAP_MAX_:-0}"
 export MALLOC_TOP_PAD_="${MALLOC_TOP_PAD_:-268435456}"
 export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-1073741824}"
 exec "$venv_python" "$@"

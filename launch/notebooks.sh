@@ -10,6 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
 ensure_venv experiments test
 cd "$repo"
 # See launch/local.sh.
+export MALLOC_MMAP_MAX_="${MALLOC_MMAP_MAX_:-0}"
 export MALLOC_TOP_PAD_="${MALLOC_TOP_PAD_:-268435456}"
 export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-1073741824}"
 exec "$venv_python" -m colabs.execute "$@"
