@@ -164,16 +164,29 @@ def table(results: list[dict], times: dict[str, float]) -> str:
   return '\n'.join([line(header), line(rule), *map(line, rows)])
 
 
-def _row(name, rows, scores, times) -> list[str]:
-  def cell(column, form, spread=False):
-    values = [float(r[column]) for r in rows if r[column] not in ('', 'nan')]
-    if not values:
-      return '-'
-    text = f'{np.mean(values):{form}}'
-    many = spread and len(values) > 1
-    return f'{text} ± {np.std(values, ddof=1):{form}}' if many else text
+def brief_table(results: list[dict]) -> str:
+  """The table of the documentation: PSNR on luma, and what the network costs."""
+  scores = [c for c in results[0] if '/psnr_y_' in c]
+  costs = {
+    'whole model sparse': ('whole_sparsity', '.2%'), 'weights kept': ('kept', ',.0f'),
+    'bytes, dense': ('dense_bytes', ',.0f'),
+    'bytes, nonzeros': ('nonzeros_bytes', ',.0f'), 'ms/image, dense': ('dense_ms', '.1f'),
+    'ms/image, nonzeros': ('nonzeros_ms', '.1f'),
+  }  # fmt: skip
+  lines = [['method', *(f'{c}, dB' for c in scores), *costs]]
+  lines.append(['---', *('---:' for _ in lines[0][1:])])
+  for name in dict.fromkeys(row['method'] for row in results):
+    rows = [row for row in results if row['method'] == name]
+    cells = [_cell(rows, c, '.2f', spread=True) for c in scores]
+    cells += [_cell(rows, *form) for form in costs.values()]
+    lines.append([name.replace('_', ' '), *cells])
+  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
-  scored = [cell(c, '.4f' if 'ssim' in c else '.2f', True) for c in scores]
+
+def _row(name, rows, scores, times) -> list[str]:
+  scored = [
+    _cell(rows, c, '.4f' if 'ssim' in c else '.2f', spread=True) for c in scores
+  ]
   forms = [
     ('nominal_sparsity', '.2%'), ('whole_sparsity', '.2%'), ('kept', ',.0f'),
     ('sparse_flops', ',.0f'), ('state_bytes', ',.0f'), ('dense_bytes', ',.0f'),
@@ -182,7 +195,18 @@ def _row(name, rows, scores, times) -> list[str]:
   seconds = times.get(name)
   step = f'{1e3 * seconds:.1f}' if seconds else '-'
   execution = rows[0].get('execution') or '-'
-  return [name, execution, *scored, *(cell(*form) for form in forms), step]
+  costs = (_cell(rows, *form) for form in forms)
+  return [name, execution, *scored, *costs, step]
+
+
+def _cell(rows, column, form, spread=False) -> str:
+  """The mean of a column, with the sample deviation if that is wanted."""
+  values = [float(r[column]) for r in rows if r[column] not in ('', 'nan')]
+  if not values:
+    return '-'
+  text = f'{np.mean(values):{form}}'
+  many = spread and len(values) > 1
+  return f'{text} ± {np.std(values, ddof=1):{form}}' if many else text
 
 
 def read_times(workdir: pathlib.Path) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Prints the tables of the documentation from the results of finished runs.
 
     python -m experiments.tables experiments/results/fashion_mnist_lenet300.csv
-    python -m experiments.tables --brief FILE   # the main columns, for bayesian.py
+    python -m experiments.tables --brief FILE   # the main columns, for some of them
 
 A results file is what `experiments/classify.py`, `superres.py`, `bayesian.py`,
 `data_subset.py` or `recommend.py` leaves in its run directory; its columns say which. For
@@ -21,6 +21,7 @@ from experiments import (
   _recommend_report,
   _regression_report,
   _subset_report,
+  _superres_report,
 )
 
 
@@ -35,6 +36,8 @@ def table(rows: list[dict], brief: bool = False) -> str:
   if 'propagated_density' in rows[0]:
     return _recommend_report.table(rows)
   psnr = [column for column in rows[0] if '/psnr_y_' in column]
+  if psnr and brief:
+    return _superres_report.brief_table(rows)
   if psnr:
     return '\n\n'.join(by_sparsity(rows, c, f'{c}, dB', 1) for c in psnr)
   return by_sparsity(rows, 'test_accuracy', 'test accuracy, %', 100)

@@ -54,7 +54,7 @@ def negative_elbo(
       on nonzeros, of one bound with `js.compact.handler()`.
     log_likelihood: `(outputs, targets) -> (B,)` array, nats, one value per example.
     num_examples: N, the size of the training set.
-    temperature: T >= 0, a number or schedule.
+    temperature: T >= 0, a number, which may be traced, or a schedule.
     warm_up: w, a number in [0, 1] or a schedule such as
       `optax.linear_schedule(0.0, 1.0, steps // 2)`.
     estimator: `weight_sampling`, `local_reparametrization`, `flipout` or
@@ -66,9 +66,9 @@ def negative_elbo(
   Returns:
     `elbo(params, masks, batch, key, step) -> (loss, Info)` with `batch = (inputs,
     targets)`, and on nonzeros `masks = js.compact.get_patterns(opt_state)`; to be
-    differentiated with respect to the Gaussian `params`. Under a device axis fold `jax.lax.axis_index` into the key, as `js.training.make_step` does: then
-    replicas draw different noise, and masks, decided after the mean of the gradients,
-    are equal.
+    differentiated with respect to the Gaussian `params`. Under a device axis fold
+    `jax.lax.axis_index` into the key, as `js.training.make_step` does: then replicas
+    draw different noise, and masks, decided after the mean of the gradients, are equal.
 
   Raises:
     ValueError: a size, temperature or number of samples out of range; when called, a
@@ -94,7 +94,8 @@ def negative_elbo(
     raise ValueError(f'samples={samples!r}: wanted an int of at least 1.')
   if has_aux and samples > 1:
     raise ValueError(f'samples={samples}: wanted 1, as has_aux gives one aux.')
-  if not callable(temperature) and not 0 <= temperature < math.inf:
+  known = not callable(temperature) and not isinstance(temperature, jax.core.Tracer)
+  if known and not 0 <= temperature < math.inf:
     raise ValueError(f'temperature={temperature}: wanted a number >= 0 or a schedule.')
   warm_up = schedules.as_fraction(warm_up, 'warm_up')
 

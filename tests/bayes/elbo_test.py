@@ -60,6 +60,8 @@ def test_temperature_may_move_and_draws_are_averaged():
   key = jax.random.key(3)
   loss, info = make(temperature=lambda t: 0.1 * t)(params, _MASKS, batch, key, 2)
   np.testing.assert_allclose(loss, info.nll + 0.2 * info.kl, rtol=1e-5)
+  swept = jax.jit(lambda t: make(temperature=t)(params, _MASKS, batch, key, 2)[0])
+  np.testing.assert_allclose(swept(0.2), loss, rtol=1e-5)
   _, several = make(samples=3)(params, _MASKS, batch, key, 0)
   singles = [
     make()(params, _MASKS, batch, k, 0)[1].nll for k in jax.random.split(key, 3)

@@ -38,6 +38,19 @@ def test_psnr_has_a_table_for_each_test_set():
   assert second.splitlines()[-1] == '| iss p |  | 30.50 |'
 
 
+def test_psnr_and_costs_stand_in_one_brief_table():
+  costs = ('whole_sparsity', 'kept', 'dense_bytes', 'nonzeros_bytes', 'dense_ms')
+  row = lambda psnr, *values: {
+    'method': 'iss_p_95', 'set5/psnr_y_border2': psnr, 'nonzeros_ms': '',
+    **dict(zip(costs, values)),
+  }  # fmt: skip
+  rows = [row('35', '0.94', '1159', '85136', '17635', ms) for ms in ('4', '6')]
+  rows[1]['set5/psnr_y_border2'] = '36'
+  assert tables.table(rows, brief=True).splitlines()[2] == (
+    '| iss p 95 | 35.50 ± 0.71 | 94.00% | 1,159 | 85,136 | 17,635 | 5.0 | - |'
+  )
+
+
 @pytest.mark.parametrize('path', sorted(_RESULTS.glob('*.csv')), ids=lambda p: p.stem)
 def test_the_pages_show_the_committed_results(path):
   with path.open(newline='') as file:
