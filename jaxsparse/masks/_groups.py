@@ -93,6 +93,7 @@ class Block:
       bool mask of the leaf's shape. Ties go by a hash of the block's flat index.
     """
     lengths = self._lengths(leaf)
+    # No block spans stacked layers, so their axes are those of the means as well.
     unit_mask = _structures.select_units(
       _block_means(scores, lengths), num_kept, leaf.stack_axes
     )
@@ -184,6 +185,7 @@ class Channel:
     """
     kept_axes = (*leaf.stack_axes, self._axis(leaf))
     pooled = tuple(a for a in range(len(leaf.shape)) if a not in kept_axes)
+    # In float32 as the means of blocks, for the same reasons.
     means = jnp.mean(scores.astype(jnp.float32), axis=pooled, keepdims=True)
     return _structures.select_units(means, num_kept, leaf.stack_axes)
 

@@ -45,6 +45,7 @@ def density(masks: core.Masks, params) -> jax.Array:
   ]
   if not pairs:
     return jnp.ones((), jnp.float32)
+  # The count of one leaf fits in int32; that of all leaves together need not.
   kept = sum(core.kept_weights(m, p).astype(jnp.float32) for m, p in pairs)
   return jnp.asarray(kept) / float(sum(p.size for _, p in pairs))
 
@@ -88,6 +89,8 @@ def _placed(mask, param):
   """The mask with the sharding of its parameter; traced ones are the compiler's."""
   traced = any(isinstance(x, jax.core.Tracer) for x in (mask, param))
   sharding = getattr(param, 'sharding', None)
+  # A mask of length 1 along an axis cannot be divided as its parameter is, and one that
+  # is committed would tie uncommitted params to its device.
   if traced or sharding is None or mask.shape != param.shape or not param.committed:
     return mask
   return jax.device_put(mask, sharding)

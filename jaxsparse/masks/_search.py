@@ -61,6 +61,7 @@ def find_level(arrays, wanted, total, axes):
   # Zeros that vary over devices as the data does: shard_map checks the carry.
   none = (low ^ low).astype(jnp.int32) + (wanted - wanted)
   low, high = low + none.astype(jnp.uint32), high + none.astype(jnp.uint32)
+  # Rounded up, always above `low`: else a bracket of two levels would never narrow.
   halfway = high - (high - low) // jnp.uint32(2)
   start = _Bracket(low, high, total + none, none, halfway, none, jnp.int32(0))
 
@@ -89,8 +90,10 @@ def _narrow(b: _Bracket, count, wanted, active) -> _Bracket:
   )
   # Only the choice of the next level is approximate, in float32.
   density = _inside(b) / (_as_float(b.high - b.low) + 1.0)
+  # The count at `middle` if keys were spread evenly over the levels of the bracket.
   predicted = _as_float(b.at_least) - _as_float(b.middle - b.low) * density
   is_linear = jnp.abs(_as_float(count) - predicted) < _inside(b) / 8
+  # Subtracted as integers: float32 would lose a small miss between large counts.
   miss = _as_float(count - wanted)
   move = _next_move(b, _inside(narrowed) / _inside(b), is_linear, miss)
   offset = _next_offset(narrowed, move, wanted, miss, density)
@@ -121,6 +124,8 @@ def _next_offset(b, move, wanted, miss, density):
   width = b.high - b.low
   size = _as_float(width)
   interpolated = size * (_as_float(b.at_least - wanted) / _inside(b))
+  # Half as far again as the miss asks for, from the end that has just moved:
+  # the wanted level is then likely between the two.
   overshoot = jnp.minimum(1.5 * jnp.abs(miss) / density, size)
   overshot = jnp.where(miss >= 0, overshoot, size + 1.0 - overshoot)
   offset = jnp.where(move == _INTERPOLATE, interpolated, overshot)

@@ -52,6 +52,7 @@ def ordered_keys(scores: jax.Array) -> jax.Array:
     )
   bits = lax.bitcast_convert_type(scores.astype(jnp.float32), jnp.uint32)
   sign = jnp.uint32(_SIGN)
+  # Bits order positive floats as integers do, and negative ones the other way round.
   keys = jnp.where(bits >= sign, ~bits, bits | sign)
   # Only bits are looked at: a float comparison would flush denormals on a CPU.
   keys = jnp.where(bits == sign, sign, keys)
@@ -163,6 +164,7 @@ def _select_natively(scores, num_kept, axes):
   if scores.dtype in (jnp.float16, jnp.float64):
     scores = ordered_keys(scores)  # The kernel has no conversion of these.
   num_kept = _per_slice(num_kept, scores.shape, axes)
+  # The axes of a slice are the last ones: `can_select` has made sure of it.
   slices = num_kept.shape[: num_kept.ndim - len(axes)]
   return native.select(scores, num_kept.reshape(slices), len(axes))
 
@@ -181,12 +183,15 @@ def _select_keys(keys, num_kept, axes):
     tied = keys == level
     # An untied 0 is harmless: thresholds above the lowest key are at least 1.
     hashes = jnp.where(tied, hash_index(keys.shape), jnp.uint32(0))
+    # A slice without a tie wants all of its total, and its search is over at once.
     wanted = num_kept - above
     last, _, _ = _search.find_level((hashes,), wanted, at_least - above, axes)
     return (keys > level) | (tied & (hashes >= last))
 
+  # Ties at the threshold cost a second search, which the cond spares all others.
   unmet = (at_least != num_kept) & (num_kept > 0)
   mask = lax.cond(jnp.any(unmet), with_ties, exact, None)
+  # Where nothing is kept no search begins, and the level is that of the lowest key.
   return mask & (num_kept > 0)
 
 
@@ -225,6 +230,7 @@ def threshold_counts(scores: Mapping[str, jax.Array], num_kept) -> dict:
   level, _, _ = _search.find_level(
     tuple(keys.values()), num_kept, jnp.asarray(total, jnp.int32), None
   )
+  # Where nothing is kept no search begins; no key is above this level.
   level = jnp.where(num_kept > 0, level, jnp.uint32(2**32 - 1))
   above = {n: core.count_true(x > level) for n, x in keys.items()}
   left = num_kept - sum(above.values())

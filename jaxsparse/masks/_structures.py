@@ -124,6 +124,7 @@ class Unstructured:
 
   def survivors(self, leaf: core.Leaf, scores: jax.Array, num_kept) -> jax.Array:
     """Keeps the `num_kept` largest of each layer, whatever the group."""
+    # Outputs may lose unequally: the growth gives each its equal number again.
     return select_units(scores, num_kept, leaf.stack_axes)
 
 
@@ -203,6 +204,7 @@ class NM:
       bool mask of the leaf's shape. Ties go by a hash of the flat index.
     """
     axis = self._axis(leaf)
+    # (.., groups, m, ..): rolling along `axis + 1` stays within a group.
     grouped = (*leaf.shape[:axis], -1, self.m, *leaf.shape[axis + 1 :])
     keys = _select.ordered_keys(scores).reshape(grouped)
     ties = _select.hash_index(leaf.shape).reshape(grouped)
