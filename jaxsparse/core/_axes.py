@@ -41,8 +41,10 @@ def _in_attention(name, shape, first: int, shapes: Shapes) -> bool:
   *above, parent, own = name.split('/')
   sibling = lambda layer, leaf: shapes.get('/'.join([*above, layer, leaf]), ())
   bias = sibling(parent, 'bias')[first:]
+  # The bias of `out` has one axis, as a convolution's has: it tells nothing.
   if parent != 'out' and bias:
     return bias == shape[first + 1 :]
+  # (heads, head_dim) of the projections that there are.
   heads = [sibling(layer, own)[first + 1 :] for layer in _PROJECTIONS]
   if parent == 'out':
     return shape[first:-1] in heads

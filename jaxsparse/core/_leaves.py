@@ -211,6 +211,7 @@ def leaves_of(params, overrides: LeafOverrides | None = None) -> dict[str, Leaf]
         f'leaves: {name} has shape {leaves[name].shape}, but the given Leaf says'
         f' {leaf.shape}.'
       )
+    # An override is about axes: one Leaf may serve several names and dtypes.
     leaves[name] = dataclasses.replace(leaf, name=name, dtype=leaves[name].dtype)
   return leaves
 
@@ -291,6 +292,7 @@ def prunable_leaves(
   else:
     chosen = {name: True for name, leaf in leaves.items() if prunable(leaf)}
   for name in chosen:
+    # Counts of weights are int32 everywhere.
     if leaves[name].size >= 2**31:
       raise ValueError(
         f'{name}: {leaves[name].size} weights; a leaf may have at most 2**31 - 1.'

@@ -71,12 +71,14 @@ def save_tensors(
   digests = {name: digest(array) for name, array in tensors.items()}
   body = {'format': kind[0], 'version': kind[1], **manifest, 'tensors': digests}
   try:
+    # By way of JSON: the digest is of what will be read, lists in the place of tuples.
     body = json.loads(json.dumps(body))
   except (TypeError, ValueError) as error:
     raise ValueError(f'metadata: wanted what JSON can hold; {error}.') from error
   # One entry: safetensors writes several in another order each time.
   head = {_HEAD: json.dumps({**body, 'crc32': digest(body)})}
   path = pathlib.Path(path)
+  # In the same folder: a rename replaces a file at once within one file system only.
   part = path.with_name(f'{path.name}.part')
   whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
   safetensors.numpy.save_file(whole, part, metadata=head)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 def _path_name(path) -> str:
   parts = []
   for entry in path:
+    # The entry of a dict, an attribute or a sequence has its name in one of these.
     for attribute in ('key', 'name', 'idx'):
       if hasattr(entry, attribute):
         parts.append(str(getattr(entry, attribute)))
@@ -93,6 +94,7 @@ def kept_weights(mask, param) -> jax.Array:
   int32 counts are about three times slower on a CPU.
   """
   mask = jnp.asarray(mask)
+  # Each entry of a broadcastable mask stands for equally many weights.
   repeat = param.size // max(mask.size, 1)
   return count_true(mask) * jnp.int32(repeat)
 
@@ -109,6 +111,7 @@ def count_true(mask, axes=None) -> jax.Array:
   """
   squeeze = axes is None
   axes = tuple(range(mask.ndim)) if axes is None else tuple(axes)
+  # Inner axes in float32, which is fast and exact below 2**24; the rest in integers.
   counts = mask.astype(jnp.float32)
   block, inner = 1, []
   for axis in reversed(axes):

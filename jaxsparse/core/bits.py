@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# Arrays even for a single key: NumPy warns of a uint32 scalar that wraps around.
 Key = tuple[Any, Any]  # Two uint32 arrays, (1,) or (n,).
 
 _GOLD = np.uint32(0x9E3779B9)
@@ -37,6 +38,7 @@ def words_of(seed):
     return np.array([int(seed) % 2**32, int(seed) >> 32], np.uint32)
   dtype = getattr(seed, 'dtype', None)
   if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    # Keys of threefry have two words, those of rbg four.
     words = jax.random.key_data(seed).reshape(-1)
     return words[:2] ^ words[-2:] if words.size > 2 else words
   if dtype is None or not jnp.issubdtype(dtype, jnp.integer) or jnp.ndim(seed):
@@ -44,6 +46,7 @@ def words_of(seed):
       f'seed={seed!r}: wanted an int, an integer scalar, or a typed key as from'
       ' jax.random.key.'
     )
+  # The words of the same int on the host.
   return jnp.stack([seed.astype(jnp.uint32), jnp.zeros((), jnp.uint32)])
 
 
@@ -68,15 +71,18 @@ def fold(key: Key, value) -> Key:
 
 def below(key: Key, size):
   """Uniform in [0, size): the upper half of a 64-bit word times `size`."""
+  # No draw is rejected, as that takes a loop: each value is off by 2**-64 at most.
   high, low = key
   carry = _upper(low, size)
   part = high * size + carry
+  # A sum that has wrapped around is less than what was added.
   return _upper(high, size) + (part < carry).astype(np.uint32)
 
 
 def _upper(x, y):
   """The upper 32 bits of a product of uint32, without any 64-bit integer."""
   x0, x1, y0, y1 = x & _LOW, x >> _SIXTEEN, y & _LOW, y >> _SIXTEEN
+  # No sum below overflows: (2**16 - 1)**2 + 2 (2**16 - 1) is 2**32 - 1.
   first = x1 * y0 + ((x0 * y0) >> _SIXTEEN)
   second = x0 * y1 + (first & _LOW)
   return x1 * y1 + (first >> _SIXTEEN) + (second >> _SIXTEEN)
@@ -111,6 +117,7 @@ def permute(position, size, key: Key, largest: int):
     # Unrolled, because an iteration costs as much as a few hundred positions.
     return jax.lax.fori_loop(0, num_rounds, step, position, unroll=8)
   for r in range(num_rounds):
+    # In Python's integers, as NumPy warns of a uint32 that wraps around.
     position = one_round(np.uint32(r * int(_GOLD) % 2**32), position)
   return position
 
