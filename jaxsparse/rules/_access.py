@@ -73,6 +73,7 @@ def get_masks(opt_state) -> core.Masks:
   trees = list(map(_masks, _states(opt_state)))
   first = trees[0]
   for other in trees[1:]:
+    # Branches of a partition have a MaskedNode for what another one trains.
     first = jax.tree.map(_either, first, other, is_leaf=_is_node)
   return jax.tree.map(
     lambda m: jnp.ones((), bool) if isinstance(m, optax.MaskedNode) else m,
@@ -181,6 +182,7 @@ def _to_sparse_fan_in(leaf, mask, param):
     return param
   inputs = tuple(a for a in leaf.unit_axes if a not in leaf.out_axes)
   kept = core.count_true(jnp.broadcast_to(mask, param.shape), inputs)
+  # An output without inputs has no weight to scale, and must not divide by 0.
   scale = jnp.sqrt(leaf.fan_in / jnp.maximum(kept, 1).astype(jnp.float32))
   return param * scale.astype(param.dtype)
 

@@ -20,6 +20,7 @@ def whole_units(leaves, structures, shares) -> dict:
   Returns:
     `{name: count}`: ints where nothing is traced, else int32 scalars.
   """
+  # NumPy's float64 scalars have a dtype too, but are numbers that are known.
   if not any(hasattr(s, 'dtype') and s.dtype != float for s in shares.values()):
     kept = _by_remainder(leaves, structures, shares)
   elif any(isinstance(s, jax.core.Tracer) for s in shares.values()):
@@ -65,6 +66,7 @@ def _in_turn(leaves, structures, shares) -> dict:
       share = leaf.size - jnp.round(share * leaf.size)
     weights = jnp.asarray(share).astype(jnp.int32) + carry
     if units == leaf.size:
+      # Single weights stay integers: float32 would miscount those of a large leaf.
       kept[name] = jnp.clip(weights, 0, units)
       carry = weights - kept[name]
     else:
@@ -88,6 +90,8 @@ def _by_remainder(leaves, structures, shares) -> dict[str, int]:
     # Blocks at ragged edges are smaller: a unit is worth the mean of all.
     worth[name] = leaf.size / units
   missing = sum(rest[name] * worth[name] for name in leaves)
+  # Sorting is stable, so equal remainders go by the order of the tree. A unit is added
+  # only where that brings the total nearer: a large block may overshoot.
   for name in sorted(leaves, key=lambda n: -rest[n]):
     if rest[name] > 1e-5 and missing >= worth[name] / 2:
       kept[name] += 1
@@ -101,6 +105,7 @@ def on_the_way(kept, units, schedule, step):
     return kept
   final = _values.final(schedule)
   removed = units - kept
+  # A schedule that ends at 0 removes nothing, but 0 / 0 would be NaN.
   share = jnp.asarray(schedule(step), jnp.float32) / jnp.float32(final or 1.0)
   # float32 cannot count above 2**24: the end is an integer, not a rounded product.
   moving = jnp.round(share * jnp.float32(removed)).astype(jnp.int32)

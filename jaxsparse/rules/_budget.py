@@ -66,6 +66,7 @@ class Budget:
   def pruned(self, params) -> dict[str, core.Leaf]:
     """The pruned leaves of one field, by name; warns where a filter leaves none."""
     found = core.prunable_leaves(params, self.prunable, self.leaves)
+    # The default may find no kernel; a filter that was given is meant to find some.
     if not found and self.prunable is not core.kernels:
       names, _, _ = core.named_leaves(params)
       warnings.warn(
@@ -104,6 +105,7 @@ class Budget:
         n: _values.share(leaf, given[n]) for n, leaf in leaves.items()
       }
     else:
+      # Shares of the final sparsity: on the way there each leaf removes in proportion.
       shares = self.distribution(leaves, _values.final(self.sparsity), scores)
       _check_shares(leaves, shares)
     from_scores = not own and any(map(_is_array, shares.values()))

@@ -112,16 +112,19 @@ def drop_grow(
     worth = masks_lib.exclude(~active, drop[name])
     if name in guards:
       worth = masks_lib.lift(guards[name], worth)
+      # All that is guarded survives, also where the fraction asks for more to go.
       num_alive = jnp.maximum(num_alive, core.count_true(guards[name]))
     alive = structures[name].survivors(leaf, worth, num_alive)
     # A NaN ranks below what is inactive; it must not let an inactive unit survive.
     alive &= active
+    # Survivors rank above all, so exactly as many grow as the count has lost.
     lifted = masks_lib.lift(alive, grow[name])
     if rows is not None and rows.fixed and name in tables:
       new[name] = masks_lib.top_k_mask(lifted, core.count_true(active, (1,)), (1,))
     else:
       new[name] = structures[name].select(leaf, lifted, count)
     kept[name] = alive
+    # A single entry can be computed only when the search over its leaf has ended.
     turn = new[name][(0,) * new[name].ndim] if leaf.size else turn
   return core.Decision(
     masks_lib.from_named(params, new), masks_lib.from_named(params, kept), None
@@ -220,6 +223,7 @@ def _check_unstructured(name, structure):
 def _best_of_rows(active, drop, floor: int):
   """The `floor` best active weights of every row, which never go."""
   worth = masks_lib.exclude(~active, drop)
+  # In a row below its floor inactive weights are among the best: they guard nothing.
   return masks_lib.top_k_mask(worth, floor, (1,)) & active
 
 
@@ -235,6 +239,7 @@ def _pooled(leaves, old, drop, grow, fraction, guards, share):
       top = masks_lib.top_k_mask(worth[name], 1, tuple(range(len(leaf.shape))))
     worth[name] = masks_lib.lift(top, worth[name])
     safe = safe + core.count_true(top)
+  # Every leaf or row keeps what is safe, so the fraction may be more than can go.
   spare = jnp.maximum(total - safe, 0)
   gone = jnp.minimum(share(fraction, total), spare)
   left = masks_lib.threshold_counts(worth, total - gone)

@@ -111,6 +111,7 @@ def keep_sparse(
       spread(rule, masks, params),
       params,
     )
+    # Some optimizers keep a copy of the params, which must be masked as they are.
     inner_state = inner.init(rule.inner_params(kept, memory))
     return core.KeepSparseState(start, masks, memory, inner_state, key)
 
@@ -141,6 +142,7 @@ def keep_sparse(
       rule, inner, decision, params, old, evidence, state.inner_state
     )
     if value is not None:
+      # Decay, and copies of the params in the state, see grown weights at their start.
       trained = jax.tree.map(jnp.where, kept, trained, value)
     updates, stepped = step_inner(grads, kept, inner_state, trained)
     if skip_step and due is not None:
@@ -151,6 +153,7 @@ def keep_sparse(
       updates = jax.tree.map(_remove, new, updates, params)
     else:
       updates = jax.tree.map(_start_or_remove, kept, new, updates, params, value)
+    # Where int32 ends the step stays, as `+ 1` would make it negative.
     return updates, core.KeepSparseState(
       optax.safe_increment(state.step), decision.masks, memory, stepped, state.key
     )
@@ -160,6 +163,7 @@ def keep_sparse(
 
 
 def _evidence(rule, state, trained, grads) -> core.Evidence:
+  # A function of the step, so that a resumed run draws what it would have drawn.
   key = None if state.key is None else jax.random.fold_in(state.key, state.step)
   return core.Evidence(
     rule.fields(trained), None, rule.fields(grads), state.masks, state.step, key
@@ -175,6 +179,7 @@ def _decide(rule, due, state, evidence, look_ahead, check) -> core.Decision:
   params in place instead of keeping a copy for the check to read.
   """
   grows = due is not None and rule.grown_value is not None
+  # Both branches of a cond return one structure: no survivors where nothing grows.
   survivors = state.masks if grows else None
   unchanged = core.Decision(state.masks, survivors, state.memory)
   if due is None and check is None:
@@ -234,6 +239,7 @@ def _start_grown(rule, inner, decision, params, old, evidence, inner_state):
 
 def _remove(mask, update, param):
   """`-param` off the mask, in a dtype that cancels the parameter exactly."""
+  # Rounded to a bfloat16 update, a float32 parameter would leave a remainder.
   dtype = jnp.promote_types(update.dtype, param.dtype)
   return jnp.where(mask, update.astype(dtype), -param.astype(dtype))
 
@@ -253,6 +259,7 @@ def _off_mask_check(params, masks, step):
 
   def check():
     off = [
+      # The params of step 0 may be dense: its own update is what removes them.
       jnp.any(~m & (p != 0)) & (step > 0)
       for m, p in zip(jax.tree.leaves(masks), leaves, strict=True)
     ]

@@ -39,6 +39,7 @@ def along(inner, params, state, tree):
   boxes = jax.tree.map(box, params, tree, is_leaf=_is_masked_node)
 
   def pick(array, box):
+    # Such a node has no leaves, neither in the state nor in the list that is returned.
     if _is_masked_node(array) or _is_masked_node(box):
       return array
     shape, value = box.value

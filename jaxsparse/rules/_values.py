@@ -20,6 +20,7 @@ def each(given) -> dict[str, Any]:
 def final(value) -> float:
   """The value of a schedule at the end of time, or a plain number, in [0, 1)."""
   number = _at(value, _FOREVER)
+  # Written so that NaN, for what is no number, is refused too.
   if not 0.0 <= number < 1.0:
     shown = number if callable(value) else value
     raise ValueError(
