@@ -69,6 +69,7 @@ def dsl_rule(
     if rotate is None:
       return rewire()
     turn = lambda: _dsl_steps.rotate(how, evidence, memory)
+    # A cond within that of the wrapper: eigenvectors only where a rotation is due.
     return jax.lax.cond(rotate(evidence.step), turn, rewire)
 
   rewiring = None

@@ -33,6 +33,7 @@ def dsl_released_rule(budget: rules.Budget, drop_fraction) -> core.MaskRule:
     leaves = budget.pruned(params)
     drawn = core.named_subset(criteria.random(evidence), leaves)
     # Every weight by itself: how many there are is random too.
+    # Random scores lie below 2**31.
     level = jnp.uint32(round((1 - budget.sparsity) * 2**31))
     return masks_lib.from_named(params, {n: x < level for n, x in drawn.items()}), None
 

@@ -133,6 +133,7 @@ def rotate(how: How, evidence, memory: DslMemory) -> core.Decision:
     n: x.astype(jnp.float32) for n, x in core.named_subset(params, tables).items()
   }
   _, vectors = jnp.linalg.eigh(sum(x.T @ x for x in found.values()))
+  # eigh sorts upwards; here the first column holds most of the energy.
   turn = vectors[:, ::-1]
   worth = _weighted(how, params, {n: jnp.abs(x @ turn) for n, x in found.items()})
   worth = {n: _with_floor(x, how.rows.floor) for n, x in worth.items()}
@@ -152,6 +153,7 @@ def grown_value(how: How, params, evidence):
   if how.rotate is None:
     return value
   _, tables = how.leaves(params)
+  # Called in every step, and the memory holds a past rotation until the next update.
   due, turn = how.rotate(evidence.step), evidence.decision.memory.rotation
   masks = core.named_subset(evidence.decision.masks, tables)
   names, leaves, treedef = core.named_leaves(params)

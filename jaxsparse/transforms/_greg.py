@@ -84,6 +84,7 @@ def growing_rule(
   def update(evidence, memory):
     step = evidence.step
     found = budget.masks(evidence.updated_params[0], criterion(evidence))
+    # Steps count from 0: the update of `start - 1` is the last before the growth.
     chooses = (step <= last) if growth.reselect else (step == growth.start - 1)
     support = jax.tree.map(
       lambda old, new: jnp.where(chooses, new, old), memory.support, found
@@ -93,6 +94,7 @@ def growing_rule(
     def grown(value, kept):
       more = jnp.minimum(value + growth.increment, growth.penalty)
       value = jnp.where(grows & ~kept, more, value)
+      # A weight that came back still has a penalty, which ends with the hard mask.
       return jnp.where(step >= last, jnp.zeros_like(value), value)
 
     penalty = jax.tree.map(grown, memory.penalty, support)
@@ -102,12 +104,14 @@ def growing_rule(
   def edit_grads(grads, params, masks, memory):
     def penalised(g, w, m, penalty):
       pulled = g + (penalty * w).astype(g.dtype)
+      # A rule that edits gradients masks them itself, in the place of the default.
       return jnp.where(m, pulled, jnp.zeros_like(g))
 
     return jax.tree.map(penalised, grads, params, masks, memory.penalty)
 
   def settled_memory(masks):
     penalty = jax.tree.map(lambda m: jnp.zeros(m.shape, jnp.float32), masks)
+    # A copy: a state that is donated must not hold one array twice.
     return GregMemory(jax.tree.map(jnp.copy, masks), penalty)
 
   return core.MaskRule(
@@ -192,6 +196,7 @@ def greg(
   budget = rules.Budget(sparsity, distribution, structure, prunable, leaves)
   growth = Growth(num_pruning_steps, penalty, every, start, num_growing_steps)
   rule = growing_rule(budget, growth, criterion, 'greg')
+  # The first growth comes `every` updates after the choice.
   when = ticks(every, num_pruning_steps, first=start + every - 1, also=start - 1)
   return rules.keep_sparse(inner, rule, when, seed=seed)
 

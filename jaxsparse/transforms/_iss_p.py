@@ -59,6 +59,7 @@ def iss_p_rule(
 
   def update(evidence, memory):
     found = budget.masks(evidence.updated_params[0], criterion(evidence))
+    # The one decision after the end (see `ticks`) changes nothing that is hard.
     hard = evidence.step > last
     support = jax.tree.map(lambda o, n: jnp.where(hard, o, n), memory.support, found)
     masks = _greg.harden(evidence, support, last)
@@ -251,6 +252,7 @@ def _check_rate(learning_rate, num_pruning_steps: int) -> None:
   with jax.ensure_compile_time_eval():
     rates = np.asarray(jax.vmap(learning_rate)(jnp.asarray(steps)), np.float64)
   highest = np.maximum.accumulate(rates)
+  # A constant schedule in float32 may wobble in its last digits.
   fallen = np.flatnonzero(rates < highest * (1 - 1e-5))
   if fallen.size:
     step, at = int(steps[fallen[0]]), fallen[0]

@@ -30,6 +30,7 @@ def one_shot_rule(
     leaves = budget.pruned(params)
     units = {n: s.num_units(leaves[n]) for n, s in budget.structures(leaves).items()}
     scores = core.named_subset(criteria.magnitude(evidence), leaves)
+    # All units: True everywhere, in the shapes that masks of the structures have.
     chosen = budget.select(leaves, scores, units)
     return masks_lib.from_named(params, chosen), memory
 

@@ -34,6 +34,7 @@ def rigl_rule(budget: rules.Budget, drop_fraction) -> core.MaskRule:
     growth='gradient',
     fraction=fraction,
   )
+  # On the params before the step: as published, an update of the masks replaces it.
   return core.MaskRule(
     init=init,
     update=rules.rewire(rewiring),

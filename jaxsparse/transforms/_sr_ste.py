@@ -59,6 +59,7 @@ def sr_ste(
   if decay < 0:
     raise ValueError(f'sr_ste: decay={decay}: wanted 0 or more.')
   structure = masks_lib.NM(n, m, axis)
+  # N:M fixes the share of every leaf, so that only a uniform distribution fits.
   budget = rules.Budget(1 - n / m, distributions.uniform, structure, prunable, leaves)
   rule = _ste.ste_rule(budget, decay)
   return rules.keep_sparse(inner, rule, schedules.always)

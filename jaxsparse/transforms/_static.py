@@ -58,11 +58,13 @@ def static_rule(
       return jnp.where(share >= 1, final, 1.0 - (1.0 - final) ** share)
 
     gradual = dataclasses.replace(budget, sparsity=sparsity)
+    # The first round has no masks to start from; it gives the loop its carry.
     first = masks_at(evidence, jnp.int32(1), gradual)
 
     def prune_again(i, masks):
       return masks_at(evidence._replace(masks=masks), i + 1, gradual)
 
+    # A loop in the program: unrolled, the criterion would be compiled once per round.
     return jax.lax.fori_loop(1, iterations, prune_again, first), None
 
   return core.MaskRule(

@@ -70,6 +70,7 @@ def ste_rule(budget: rules.Budget, decay: float = 0.0) -> core.MaskRule:
     inner_params=lambda params, memory: memory.latent,
     edit_updates=edit_updates,
     grown_value=None,
+    # Of the latent after its step: the params must be m * w of the same w.
     decides_on_update=True,
     budget=budget,
   )
