@@ -164,6 +164,7 @@ def _factors(matrix, rows, columns, shapes):
   # A start of its own: ARPACK would draw one, and masks would differ by run.
   start = np.ones(min(count, other))
   u, s, vt = linalg.svds(matrix.astype(np.float64), k=width, v0=start)
+  # SciPy promises no order, and column j is to be the j-th factor.
   order = np.argsort(-s)
   root = np.sqrt(np.maximum(s[order], 0.0))
   return {

@@ -228,6 +228,7 @@ def settled_at(schedule) -> int | None:
 
 def _settling(schedule, step):
   """The schedule, which now knows from which step on it is constant."""
+  # As an attribute, since a schedule is a function to optax and no more.
   schedule.settled_at = step
   return schedule
 

@@ -51,6 +51,7 @@ def at(*steps: int | Sequence[int]) -> core.When:
 
   def when(step):
     step = _checks.as_step(step)
+    # Reshaped by hand, as `jax_numpy_rank_promotion='raise'` forbids jax to do it.
     return jnp.any(step[..., None] == chosen.reshape((1,) * step.ndim + (-1,)), -1)
 
   return _ending(when, int(chosen[-1]))

@@ -104,6 +104,7 @@ def shard_step(
   mesh = Mesh(np.array(devices), (_AXIS,))
   batch_spec = PartitionSpec(*(None,) * batch_axis, _AXIS)
   if execution == 'pmap' and not spans:
+    # No axis in the outputs: every device holds the same state after the mean.
     compiled = jax.pmap(
       parallel, _AXIS, in_axes=(None, 0, None), out_axes=(None, None),
       devices=devices, donate_argnums=donated,
@@ -152,6 +153,7 @@ def _per_device(x, axis, count):
   """`(.., batch, ..)` -> `(devices, .., batch / devices, ..)`."""
   shape = (*x.shape[:axis], count, x.shape[axis] // count, *x.shape[axis + 1 :])
   x = x.reshape(shape)
+  # pmap splits the first axis; that of the steps comes behind it.
   return x if axis == 0 else x.swapaxes(0, axis)
 
 
@@ -223,6 +225,7 @@ def run(
       step = end
 
       metric = on_steps(state, metrics) if on_steps else None
+      # Asked after every call, signal or not: the processes answer it together.
       stopped = isinstance(guard, checkpoint.SignalGuard) and _processes.in_any(
         guard.triggered
       )
@@ -251,6 +254,7 @@ def _check_loss(state, metrics, step, checkpoints):
   finite = np.atleast_1d(metrics['finite'])
   if finite.all():
     return
+  # The first False: which of several steps in a call went wrong.
   bad = int(np.argmin(finite))
   loss = np.atleast_1d(metrics['loss'])[bad]
   _stop(state, step + bad, f'the loss is {loss}', checkpoints)
@@ -267,6 +271,7 @@ def _stop(state, step, what, checkpoints):
   where = f'the first non-finite leaf is {leaf}' if leaf else 'all leaves are finite'
   saved = None
   if checkpoints is not None:
+    # A save under way is a good checkpoint only once it has ended.
     checkpoints.wait()
     saved = checkpoints.latest_step()
   good = (

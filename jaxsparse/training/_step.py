@@ -56,6 +56,7 @@ def init_state(
     >>> int((state.params['dense']['kernel'] != 0).sum())
     8
   """
+  # Shapes show whether there are masks; nothing is computed.
   if core.sparse_states(jax.eval_shape(tx.init, params)):
     params, opt_state = rules.init(tx, params, rescale=rescale)
   else:
@@ -103,6 +104,7 @@ def make_step(
   if not isinstance(accumulate, int) or accumulate < 1:
     raise ValueError(f'accumulate: got {accumulate!r}, wanted an int of at least 1.')
 
+  # `compact.convert` leaves the masked transform on its update.
   is_compact = hasattr(getattr(tx, 'update', None), 'dense')
   if is_compact and not sees_state:
     raise ValueError(
@@ -113,6 +115,7 @@ def make_step(
   def step(state: TrainState, batch, data=None, *, axis=None):
     key = jax.random.fold_in(state.key, state.step)
     if axis is not None:
+      # Dropout differs by device. Masks do not: the optimizer has a key of its own.
       key = jax.random.fold_in(key, jax.lax.axis_index(axis))
     data_key, loss_key = jax.random.split(key)
     if prepare is not None:
@@ -177,6 +180,7 @@ def _averaged_grad(loss_fn, accumulate):
       return grads, loss, model_state, metrics
     micro = jax.tree.map(lambda x: _cut(x, accumulate), batch)
     first = jax.tree.map(lambda x: x[0], micro)
+    # The carry of a scan is there before the first result: only its shapes are known.
     shapes = jax.eval_shape(once, params, model_state, first, key)[0]
 
     def body(carry, inputs):
@@ -186,9 +190,11 @@ def _averaged_grad(loss_fn, accumulate):
       return (jax.tree.map(jnp.add, total, out), model_state), None
 
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    # Statistics of BatchNorm go on from one micro-batch to the next.
     (total, model_state), _ = jax.lax.scan(
       body, (zeros, model_state), (jnp.arange(accumulate), micro)
     )
+    # Parts are of equal size, so that the mean of their means is that of the batch.
     grads, loss, metrics = jax.tree.map(lambda x: x / accumulate, total)
     return grads, loss, model_state, metrics
 
