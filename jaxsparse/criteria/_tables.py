@@ -163,6 +163,7 @@ def _factors(matrix, rows, columns, shapes):
   matrix = matrix if hasattr(matrix, 'tocsr') else np.asarray(matrix)
   # A start of its own: ARPACK would draw one, and masks would differ by run.
   start = np.ones(min(count, other))
+  # Of the shapes (rows, factors), (factors,) and (factors, columns).
   u, s, vt = linalg.svds(matrix.astype(np.float64), k=width, v0=start)
   # SciPy promises no order, and column j is to be the j-th factor.
   order = np.argsort(-s)

@@ -181,6 +181,7 @@ def _to_sparse_fan_in(leaf, mask, param):
   if not jnp.ndim(mask) or not leaf.out_axes:
     return param
   inputs = tuple(a for a in leaf.unit_axes if a not in leaf.out_axes)
+  # One count per output feature, of length 1 along the axes of its inputs.
   kept = core.count_true(jnp.broadcast_to(mask, param.shape), inputs)
   # An output without inputs has no weight to scale, and must not divide by 0.
   scale = jnp.sqrt(leaf.fan_in / jnp.maximum(kept, 1).astype(jnp.float32))

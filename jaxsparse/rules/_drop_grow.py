@@ -120,6 +120,7 @@ def drop_grow(
     # Survivors rank above all, so exactly as many grow as the count has lost.
     lifted = masks_lib.lift(alive, grow[name])
     if rows is not None and rows.fixed and name in tables:
+      # (rows, 1): each row keeps as many as it has.
       new[name] = masks_lib.top_k_mask(lifted, core.count_true(active, (1,)), (1,))
     else:
       new[name] = structures[name].select(leaf, lifted, count)

@@ -38,6 +38,7 @@ def spread(rule: core.MaskRule, masks, params):
   full = [None] * treedef.num_leaves
   shapes = [jnp.shape(p) for p in jax.tree.leaves(params)]
   for field in rule.fields(index):
+    # A node in the place of a leaf stays whole: in compact training it is a pattern.
     nodes = jax.tree.structure(field).flatten_up_to(masks)
     for i, mask in zip(jax.tree.leaves(field), nodes, strict=True):
       full[i] = mask if shapes[i] else None
@@ -119,6 +120,7 @@ def keep_sparse(
     if params is None:
       raise ValueError('keep_sparse: update(grads, state, params) needs params.')
     _fits.check(grads, params, rule.fields(params)[0], state.masks)
+    # None is known while tracing: masks that never change compile no decision.
     due = None if when is None or rule.update is None else when(state.step)
     old = spread(rule, state.masks, params)
     trained = rule.inner_params(params, state.memory)
@@ -253,6 +255,7 @@ def _start_or_remove(kept, mask, update, param, value):
 
 def _off_mask_check(params, masks, step):
   """A function that warns of nonzeros off the mask; None when it is not wanted."""
+  # Read while tracing: a compiled step keeps the check that it has, or has not.
   if os.environ.get('JAXSPARSE_CHECK') == 'off' or not jax.tree.leaves(params):
     return None
   names, leaves, _ = core.named_leaves(params)
@@ -263,6 +266,7 @@ def _off_mask_check(params, masks, step):
       jnp.any(~m & (p != 0)) & (step > 0)
       for m, p in zip(jax.tree.leaves(masks), leaves, strict=True)
     ]
+    # One flag per leaf goes to the host; the arrays stay where they are.
     jax.debug.callback(functools.partial(_warn_off_mask, names), step, *off)
 
   return check

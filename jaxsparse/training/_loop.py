@@ -242,6 +242,7 @@ def run(
 
 def _stacked(batches, start, end):
   parts = [batches(step) for step in range(start, end)]
+  # (steps, batch, ..), over which a step made with `scan=True` goes.
   return jax.tree.map(lambda *xs: np.stack(xs), *parts)
 
 

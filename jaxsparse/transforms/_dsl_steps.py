@@ -132,6 +132,7 @@ def rotate(how: How, evidence, memory: DslMemory) -> core.Decision:
   found = {
     n: x.astype(jnp.float32) for n, x in core.named_subset(params, tables).items()
   }
+  # (columns, columns), one basis for all: scores multiply rows of two tables.
   _, vectors = jnp.linalg.eigh(sum(x.T @ x for x in found.values()))
   # eigh sorts upwards; here the first column holds most of the energy.
   turn = vectors[:, ::-1]
