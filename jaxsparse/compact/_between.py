@@ -27,6 +27,7 @@ def multiply(backend, product, kernel, x):
   narrow = kernel.ndim == 2 and kernel.shape[1] <= _NARROW and kernel.size <= _MOST
   if not (plain and narrow and _has_kernels(backend, x, kernel)):
     return product.apply(x, kernel)
+  # Values stand output by output, as in every pattern without tiles.
   weight = sparse.SparseArray(kernel.T.reshape(-1), _full(*kernel.shape))
   return sparse.matmul(x, weight, backend='cpu')
 

@@ -135,9 +135,11 @@ def _dot(backend, product, weight, x):
       f'{product.name}: a product over the axes {contracted}; wanted the inputs'
       f' {sides[0]}, or the outputs, of a weight of shape {fmt.shape}.'
     )
+  # The contracted axes come last, in the order in which the weight has them.
   x = jnp.moveaxis(x, [a for _, a in pairs], range(x.ndim - len(pairs), x.ndim))
   transpose = contracted == sides[1] != sides[0]
   y = sparse.matmul(x, weight, transpose=transpose, backend=backend)
+  # x has the layer's dtype by now; values may be wider, the output must not be.
   return y.astype(x.dtype)
 
 
@@ -170,5 +172,6 @@ def _conv(backend, product, weight, x):
 
 def _embed(backend, product, weight, ids):
   table = jax.ShapeDtypeStruct(weight.pattern.format.shape, weight.dtype)
+  # For its dtype alone: computing it would want the dense table.
   wanted = jax.eval_shape(product.apply, ids, table)
   return sparse.take(weight, ids, backend=backend).astype(wanted.dtype)

@@ -80,6 +80,7 @@ def resize(
   new, refused = [], opt_state.refused or {}
   for name, pattern in zip(names, found):
     if name in refused:
+      # Stacked layers share one length, which the fullest decides.
       count = int(jnp.max(pattern.count, initial=0))
       wanted = max(count, int(refused[name]))
       pattern = _with_room(pattern, room_for(wanted, capacity_factor, pattern.format))
@@ -87,6 +88,7 @@ def resize(
   patterns = treedef.unflatten(new)
   before = rules.spread(rule, opt_state.patterns, params)
   after = rules.spread(rule, patterns, params)
+  # Moments are found by their shape, so the values get the shape of the moments.
   seen = _values.map_sparse(_values.as_seen, before, params)
   params = _values.map_sparse(_cut, after, params)
   marks = rules.along(inner, seen, opt_state.inner_state, after)
@@ -133,6 +135,7 @@ def report(full, names, rooms, wanted) -> None:
     full = {n: (room, int(w)) for n, room, w in zip(names, rooms, wanted) if int(w)}
     warnings.warn(_said(full), RuntimeWarning, stacklevel=2)
 
+  # The host is called only where there is something to say.
   jax.lax.cond(full, lambda: jax.debug.callback(warn, *wanted), lambda: None)
 
 

@@ -107,6 +107,7 @@ def _tap_backward(x, dy):
   if not jnp.issubdtype(x.dtype, jnp.inexact):
     # A cotangent is a float. Two digits, for float32 cannot count above 2**24.
     x = jnp.stack([x >> 16, x & 0xFFFF]).astype(jnp.float32)
+  # x has its gradient from the product itself; its probe gets x instead of one.
   return dy, None, (x, dy)
 
 
@@ -130,6 +131,7 @@ def captured(
   """
   logs = {name: Log(name) for name in patterns}
   bare = {n: Tapped(p, None, logs[n]) for n, p in patterns.items()}
+  # A first trace counts the calls and notes their shapes; nothing is computed.
   jax.eval_shape(lambda: loss_fn(bare))
   calls = {name: tuple(log.calls) for name, log in logs.items()}
   probes = {
@@ -160,6 +162,7 @@ def _probes(call, stack):
   if jnp.issubdtype(x.dtype, jnp.inexact):
     probe = jnp.zeros((*stack, *x.shape), x.dtype)
   else:
+    # Two digits, as `_tap_backward` makes them of integers.
     probe = jnp.zeros((*stack, 2, *x.shape), jnp.float32)
   return probe, jnp.zeros((*stack, *y.shape), y.dtype)
 
@@ -177,6 +180,7 @@ def _check_uses(loss, probes) -> None:
   names, _, _ = core.named_leaves(probes)
   for index, uses in _uses(jaxpr, dict(zip(jaxpr.invars, range(len(names))))).items():
     if uses > 1:
+      # Behind the leaf's name stand the number of the call and that of the probe.
       name = names[index].rsplit('/', 2)[0]
       raise ValueError(
         f'{name}: one call of it in the program runs several times, as in a scan over'
@@ -196,6 +200,7 @@ def _uses(jaxpr, marks) -> collections.Counter:
     inner = [x for x in jax.tree.leaves(list(eqn.params.values())) if _is_jaxpr(x)]
     if eqn.primitive.name.startswith('custom_vjp_call'):
       found.update(mark for mark in given if mark is not None)
+      # The operands of a tap end with y, x and the two probes.
       # A vmap that shares the weight: the cotangents of its probes would be sums.
       y, probe = eqn.invars[-4:][0].aval, eqn.invars[-1].aval
       found.update(m for m in given if m is not None and y.ndim != probe.ndim)
@@ -207,6 +212,7 @@ def _uses(jaxpr, marks) -> collections.Counter:
       # A cond has an index in front.
       pairs = list(zip(each.invars[::-1], given[::-1]))
       counts = _uses(each, {v: m for v, m in pairs if m is not None})
+      # Nobody knows how often a while loop turns; twice is once too often already.
       loops = eqn.params.get('length', 2 if eqn.primitive.name == 'while' else 1)
       sliced = given[eqn.params.get('num_consts', 0) + eqn.params.get('num_carry', 0) :]
       for mark, uses in counts.items():

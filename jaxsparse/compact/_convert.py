@@ -75,6 +75,7 @@ def convert(
   whole = rules.spread(parts.rule, patterns, params)
   values = _values.map_sparse(_values.gather, whole, params)
   see = lambda tree: _values.map_sparse(_values.as_seen, whole, tree)
+  # Moments lie along a leaf, and so along its pattern; counts of steps do not.
   marks = rules.along(parts.inner, params, opt_state.inner_state, whole)
   arrays, treedef = jax.tree.flatten(opt_state.inner_state)
   inner_state = treedef.unflatten(
@@ -83,6 +84,7 @@ def convert(
       for x, m in zip(arrays, marks, strict=True)
     ]
   )
+  # No optimizer says whether it is elementwise, so it is tried out.
   _elementwise.check(
     parts.inner, (params, opt_state.inner_state), (see(values), inner_state), whole
   )
@@ -157,6 +159,7 @@ def _back(seen, pattern, fresh):
 def _as_mask(pattern, shape):
   """The mask in the shape that it had; it may have been one that broadcasts."""
   mask = _values.to_mask(pattern)
+  # Along an axis that broadcast all entries are the same: the first one is enough.
   return mask[tuple(slice(n) for n in shape)]
 
 
@@ -261,6 +264,7 @@ def _patterns(rule, params, tree, capacity_factor):
     if name in pooled:
       capacity = _capacity.room_for(capacity, capacity_factor, form)
     pattern = _values.pattern_of(whole, form, capacity, len(leaf.stack_axes))
+    # `pattern_of` keeps the first n of a group and leaves out others without a word.
     if form.nm is not None and int(pattern.count.sum()) != int(core.count_true(whole)):
       n, m = form.nm
       raise ValueError(f'{name}: its mask keeps more than {n} of some {m} inputs.')

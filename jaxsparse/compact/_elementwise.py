@@ -24,6 +24,7 @@ def check(inner, dense, compact, patterns) -> None:
   Raises:
     ValueError: for an optimizer that reads the shape of a leaf, its place or its zeros.
   """
+  # Factored statistics, such as Adafactor's, show by shape before any step.
   wanted = jax.eval_shape(inner.init, compact[0])
   shapes = lambda tree: [x.shape for x in jax.tree.leaves(tree)]
   if shapes(wanted) != shapes(compact[1]):

@@ -232,6 +232,7 @@ def _best_of_slice(tiles, pattern, num, offset, devices, dtype) -> _state.Candid
     start = jnp.minimum(wanted, np.int32(width - size))
     first = group * np.int32(width) + start
     total = sum(t.tile(first, size) for t in tiles)
+    # Rounded as the dense gradient is, so that what ties there ties here.
     scores = jnp.abs(total / np.float32(devices)).astype(dtype).astype(jnp.float32)
     scores = scores.reshape(size, fmt.rows, fmt.block).mean(-1)
     # NaN ranks last, but above what may not grow.
@@ -246,6 +247,7 @@ def _best_of_slice(tiles, pattern, num, offset, devices, dtype) -> _state.Candid
   start = jnp.zeros(num, jnp.uint32), jnp.zeros(num, jnp.int32)
   steps = jnp.arange(fmt.inputs // width * per_width, dtype=jnp.int32)
   (keys, units), _ = lax.scan(turn, start, steps)
+  # Back from keys, which are a float's bits with the sign set; 1 was a NaN.
   bits = jnp.where(keys > 1, keys ^ np.uint32(0x80000000), np.uint32(0x7FC00000))
   scores = lax.bitcast_convert_type(bits, jnp.float32)
   return _state.Candidates(units // rows, units % rows, scores, keys > 0)

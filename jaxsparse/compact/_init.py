@@ -129,6 +129,7 @@ def init(
     patterns,
     None,
     parts.inner.init(seen),
+    # The key of `keep_sparse`, in an array of the state's own.
     None if own_key is None else jax.random.fold_in(own_key, 0),
   )
   mask_shapes = {name: leaf.shape for name, leaf in leaves.items()}
@@ -148,6 +149,7 @@ def _drawn(key, leaf, structure, num_kept) -> sparse.Pattern:
     )
   stack = tuple(leaf.shape[a] for a in leaf.stack_axes)
   slices = np.arange(math.prod(stack), dtype=np.int32).reshape(stack)
+  # The first layers get the rest, as in `_pools.share_out`.
   counts = num_kept // slices.size + (slices < num_kept % slices.size)
   capacity = int(counts.max(initial=0))
   words = bits.words_of(jax.random.fold_in(key, _PLACES))
@@ -160,6 +162,7 @@ def _drawn(key, leaf, structure, num_kept) -> sparse.Pattern:
     rows = np.uint32(form.rows)
     inputs, rows = (unit // rows).astype(jnp.int32), (unit % rows).astype(jnp.int32)
     valid = lax.iota(jnp.int32, capacity) < count
+    # Values are drawn afterwards, so nothing has to follow the places into order.
     return sparse.from_coordinates(inputs, rows, valid, form)[0]
 
   draw = jax.jit(_values.over_stack(one, len(stack)))
@@ -183,6 +186,7 @@ def _of_fan_in(pattern, fan_in):
   counts = (
     jnp.zeros(pattern.format.rows, jnp.int32).at[rows].add(valid.astype(jnp.int32))
   )
+  # Padding points at row 0, which may be empty: that infinity is not taken.
   scale = jnp.sqrt(np.float32(fan_in) / counts[rows].astype(jnp.float32))
   return jnp.repeat(jnp.where(valid, scale, np.float32(1)), pattern.format.block)
 
@@ -200,6 +204,7 @@ def _check_inner(inner, shapes, leaves):
       places.append(jnp.ones((), bool))
       continue
     layer = sparse.Format(shape[stacked:], len(shape) - stacked - 1)
+    # Half of them, so that an optimizer that reads the zeros is caught too.
     every_other = np.arange(layer.num_blocks).reshape(shape[stacked:]) % 2 == 0
     mask = jnp.broadcast_to(jnp.asarray(every_other), shape)
     capacity = -(-layer.num_blocks // 2)

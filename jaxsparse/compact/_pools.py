@@ -40,6 +40,7 @@ def sizes(rewiring, patterns, names) -> dict[str, int]:
     patterns: `{name: Pattern}`.
     names: those of a pool, any of whose leaves may get all that the pool drops.
   """
+  # Sizes are static, also where this is called under jit.
   with jax.ensure_compile_time_eval():
     steps = np.arange(0, 10**6, 50, dtype=np.int32)
     most = float(jnp.max(rewiring.fraction(steps)))
@@ -79,6 +80,7 @@ def _of_units(scores, fmt):
 
 def by_rank(keys, hashes, valid):
   """Indices from the best unit to the worst, what is not valid last."""
+  # Complements, because the sort is a rising one.
   return native.argsort((~valid).astype(jnp.uint32), ~keys, ~hashes)
 
 
@@ -133,6 +135,7 @@ def survivors(rewiring, fraction, patterns, units, names, tables) -> dict[str, A
     total = sum(counts[n] for n in names)
     spare = jnp.maximum(total - sum(core.count_true(guards[n]) for n in names), 0)
     gone = jnp.minimum(rules.share_of(fraction, total), spare)
+    # Padding has the lowest key, so that what is there is counted first.
     competing = {n: jnp.where(units[n].valid, worth[n], np.uint32(0)) for n in names}
     left |= masks.threshold_counts(competing, total - gone)
   alive = {}
@@ -151,6 +154,7 @@ def counts_of(patterns, alive, units, candidates, names) -> dict[str, Any]:
   nothing = jnp.zeros((), bool)
   keys = {}
   for name in names:
+    # Survivors are above all others, so no leaf gets a count below theirs.
     own = grow_keys(alive[name], units[name].grow)
     new = grow_keys(nothing, candidates[name].scores)
     flags = units[name].valid, candidates[name].valid
@@ -173,15 +177,18 @@ def _best(units):
   worth = jnp.where(units.valid, units.worth, np.uint32(0))
   among = units.valid & (worth == jnp.max(worth, initial=np.uint32(0)))
   hashes = jnp.where(among, units.hashes, np.uint32(0))
+  # Hashes of one leaf differ, so this is one unit.
   return among & (hashes == jnp.max(hashes, initial=np.uint32(0)))
 
 
 def _best_of_rows(units, pattern, floor):
   """The best `floor` units of each input of a layer: a row of a table."""
+  # Padding makes one more row, behind all others.
   inputs = jnp.where(units.valid, units.inputs, np.int32(pattern.format.inputs))
   order = native.argsort(inputs.astype(jnp.uint32), ~units.worth, ~units.hashes)
   counts = jnp.zeros(pattern.format.inputs + 1, jnp.int32).at[inputs].add(1)
   starts = jnp.cumsum(counts, dtype=jnp.int32) - counts
+  # The place of each unit within its own row, the best first.
   rank = lax.iota(jnp.int32, inputs.size) - starts[inputs[order]]
   return jnp.zeros(inputs.size, bool).at[order].set(rank < floor) & units.valid
 
@@ -199,6 +206,7 @@ def random_candidates(rewiring, evidence, leaves, patterns, num):
     struct = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)}
     scores = rewiring.grow_scores(evidence._replace(params=(struct,)))[name]
     own[name] = _values.gather(scores, pattern)
+    # `criteria.random` is below 2**31: adding 1 frees the 0, and does not wrap.
     scores = jnp.where(_values.to_mask(pattern), np.uint32(0), scores + np.uint32(1))
 
     def best(scores, pattern, start, num=num[name]):

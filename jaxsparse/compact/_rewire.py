@@ -107,6 +107,7 @@ def _kept(x, move):
 
 
 def _carried(x, move):
+  # Where nothing stood the source is 0, which is another weight's: it is cleared.
   flat = jnp.take_along_axis(x.reshape(move.source.shape), move.source, axis=-1)
   return jnp.where(move.kept, flat, jnp.zeros((), x.dtype)).reshape(x.shape)
 
@@ -233,6 +234,7 @@ def _one_layer(keep_repicked, pattern, units, alive, candidates, count, start) -
   fmt = pattern.format
   rank = lax.iota(jnp.int32, pattern.capacity)
   both = lambda a, b: jnp.concatenate([a, b])
+  # One list: survivors above all, then what was dropped and the candidates by score.
   keys = both(
     _pools.grow_keys(alive, units.grow),
     _pools.grow_keys(jnp.zeros((), bool), candidates.scores),
@@ -250,6 +252,7 @@ def _one_layer(keep_repicked, pattern, units, alive, candidates, count, start) -
   there = rank < new.count
   survived = both(alive, none)[source] & there
   kept = both(units.valid, none)[source] & there if keep_repicked else survived
+  # A candidate stands behind all values, where nothing can be gathered.
   return _of_weights(Move(new, jnp.where(kept, source, 0), kept, survived))
 
 

@@ -75,6 +75,7 @@ def _dot(name, fmt, options, x, dy, gathered):
   if contracted == sides[1]:
     # A tied embedding reads the table from its other side.
     x, dy = dy, x
+  # (examples, inputs) and (examples, outputs).
   left, right = (
     gathered(a.reshape(-1, n)) for a, n in zip((x, dy), lengths, strict=True)
   )
@@ -89,11 +90,13 @@ def _dot(name, fmt, options, x, dy, gathered):
 def _embed(name, fmt, options, ids, dy, gathered):
   del name, options
   ids = gathered(ids.reshape(-1).astype(jnp.int32))
+  # In float32, in which products are summed too.
   dy = gathered(dy.reshape(-1, fmt.outputs).astype(jnp.float32))
   ids = jnp.where(ids < 0, ids + np.int32(fmt.inputs), ids)
 
   def tile(start, size):
     rows = jnp.zeros((size, fmt.outputs), jnp.float32)
+    # A negative difference is a row of an earlier tile, not one from the end.
     return rows.at[ids - start].add(dy, mode='drop', wrap_negative_indices=False)
 
   return Tiles(fmt.inputs, tile)
@@ -112,6 +115,7 @@ def _conv(name, fmt, options, x, dy, gathered):
   )
   if numbers.rhs_spec[2:] != tuple(range(spatial)):
     raise ValueError(f'{name}: wanted the window on the first axes of {fmt.shape}.')
+  # lax names the features second, before the window's axes; here they come last.
   last = lambda spec: (spec[0], *spec[2:], spec[1])
   x = x.transpose(last(numbers.lhs_spec))
   dy = gathered(dy.transpose(last(numbers.out_spec)))
@@ -130,11 +134,13 @@ def _conv(name, fmt, options, x, dy, gathered):
     offsets = jnp.unravel_index(tap, window)
     first = [o.astype(jnp.int32) * np.int32(d) for o, d in zip(offsets, dilation)]
     zero = jnp.int32(0)
+    # A dynamic slice has no strides: the whole reach is taken and then thinned out.
     seen = lax.dynamic_slice(x, (zero, *first, channel), (x.shape[0], *reach, size))
     # What this tap of the window saw at every place of the output.
     steps = (slice(None), *(slice(None, None, s) for s in strides))
     return _product(seen[steps].reshape(-1, size), right)
 
+  # Inputs are (*window, channels): within `channels` a tile stays in one tap.
   return Tiles(channels, tile)
 
 

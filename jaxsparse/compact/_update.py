@@ -55,6 +55,7 @@ def transform(tx, mask_shapes=None) -> optax.GradientTransformationExtraArgs:
       state.key, start.refused,
     )  # fmt: skip
 
+  # An optax pair has no field for it; `densify` and `growth_sizes` read it here.
   update.dense = tx  # type: ignore[attr-defined]
   update.mask_shapes = mask_shapes or {}  # type: ignore[attr-defined]
   return optax.GradientTransformationExtraArgs(init, update)
@@ -87,6 +88,7 @@ def _start(
     state.patterns, seen, seen_grads, state.inner_state, state.memory, None,
     state.refused,
   )  # fmt: skip
+  # False says that no growth is due: then nobody is warned either.
   given = growth is not None and growth is not False
   if given and (rewiring is None or rewiring.growth != 'gradient'):
     raise ValueError('growth: this rule does not grow by gradient; wanted None.')
@@ -106,6 +108,7 @@ def _start(
     fields, None, rule.fields(grads), state.patterns, state.step, key
   )
 
+  # Both branches of a cond return the same tree: where nothing moved, all is kept.
   all_kept = lambda x, p: jnp.ones(x.shape, bool)
   one_kept = lambda x: jnp.ones((), bool)
   kept = _values.map_sparse(all_kept, whole, seen, dense=one_kept)
@@ -127,6 +130,7 @@ def _start(
       moves, wanted = _rewire.at_random_in_pool(*what, pooled)
     else:
       moves = _rewire.at_random(*what)
+    # A function, so that it is traced under the cond that asks whether there is room.
     move = lambda: _rewire.move_all(parts, moves, evidence, seen, seen_grads, state)
     return _where_there_is_room(patterns, wanted, move, unmoved)
 
