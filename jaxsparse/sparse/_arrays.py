@@ -98,6 +98,7 @@ def from_mask(
     raise ValueError('capacity: None with a traced mask; wanted a number of blocks.')
   if not traced:
     capacity = _checked_capacity(np.asarray(mask), format, capacity)
+  # Tiles are chosen by the density, which is known only now.
   if given is None:
     density = (capacity or 0) / max(format.num_blocks, 1)
     format = _formats.choose_format(format.shape, density, format.in_axes, format.block)
@@ -107,6 +108,7 @@ def from_mask(
 @functools.partial(jax.jit, static_argnums=(2, 3), inline=True)
 def _from_mask(param, mask, format, capacity):
   pattern = _patterns.pattern_of(mask, format, capacity)
+  # A traced mask is not checked: what it prunes within a block is held as 0.
   kept = jnp.where(mask, param, jnp.zeros((), param.dtype))
   return SparseArray(_patterns.gather(kept, pattern), pattern)
 
@@ -126,6 +128,7 @@ def _checked_nm(mask, format, capacity):
 def _checked_capacity(mask, format, capacity):
   blocks = mask.reshape(format.inputs, format.rows, format.block)
   kept = blocks.any(-1)
+  # (inputs / depth, depth, rows): a deep block is kept as a whole or not at all.
   deep = kept.reshape(-1, format.depth, format.rows)
   whole = np.array_equal(deep.any(1), deep.all(1))
   if not (whole and np.array_equal(kept, blocks.all(-1))):

@@ -71,6 +71,7 @@ def choose_backend(
   if break_even is None:
     raise ValueError(f"product={product!r}: wanted 'matmul' or 'conv'.")
   sparsity = 1 - _patterns.density_of(pattern)
+  # Plain jnp is split over devices by XLA, the call of a kernel is not.
   if not native.stays_whole():
     return 'reference'
   if jax.default_backend() in _WITH_PALLAS:
@@ -137,6 +138,7 @@ def compute_dtype(backend: str, x_dtype, values_dtype) -> Any:
   Sums are in float32 all the same.
   """
   dtype = jnp.result_type(x_dtype, values_dtype)
+  # The C++ kernels have float32 only.
   halves = backend != 'cpu' and ('pallas' in backend or jax.default_backend() != 'cpu')
   if halves and dtype in (jnp.bfloat16, jnp.float16):
     return dtype

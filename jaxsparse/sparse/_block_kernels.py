@@ -84,6 +84,7 @@ def backward_values(pattern, x, dy):
     num_warps=_warps(chunk * side),
     loaded=width * (chunk + side) * x.dtype.itemsize,
   )
+  # Behind the count no program writes, so what stands there is no gradient.
   held = lax.iota(jnp.int32, size) < pattern.count * int32(fmt.block)
   return jnp.where(held, dvalues, jnp.zeros((), x.dtype))
 
@@ -124,6 +125,7 @@ def _forward(fmt, side, chunk, width, starts, inputs, values, x, y, *, dot):
     at = span(begin + i * int32(chunk), chunk)
     held = at < end
     source = _indices(inputs, at, held, fmt.inputs)
+    # Activations (chunk, width); the weights are (side, chunk).
     given = load(
       x, (source[:, None], column[None, :]), held[:, None] & in_batch[None, :]
     )
@@ -142,11 +144,13 @@ def _backward_x(fmt, width, starts, rows, order, values, dy, dx, *, dot):
   one = _launch.pl.next_power_of_2(fmt.block)
   # One input alone is no matrix; its sums are taken without the tensor cores.
   alone = fmt.depth == 1
+  # A tensor core sums over 16 at least: blocks of fewer outputs are taken together.
   together = max((32 if alone else 16) // one, 1)
   first = program_id(0) * int32(fmt.depth)
   column = span(program_id(1) * int32(width), width)
   in_batch = column < int32(dy.shape[1])
   begin, end = _bounds(starts, first, rows.shape[0])
+  # Of each entry that is summed over: its block in the step, and its output in that.
   which = span(int32(0), together * one) // int32(one)
   unit = span(int32(0), together * one) - which * int32(one)
   height = 1 if alone else _launch.side(fmt.depth, LARGEST)
@@ -156,6 +160,7 @@ def _backward_x(fmt, width, starts, rows, order, values, dy, dx, *, dot):
     at = begin + i * int32(together) + which
     held = (at < end) & (unit < int32(fmt.block))
     output = _indices(rows, at, held, fmt.rows) * int32(fmt.block) + unit
+    # (together * one, width): outputs of some blocks, and columns of the batch.
     given = load(
       dy, (output[:, None], column[None, :]), held[:, None] & in_batch[None, :]
     )
@@ -163,6 +168,7 @@ def _backward_x(fmt, width, starts, rows, order, values, dy, dx, *, dot):
     if alone:
       weights = load(values, (place * int32(fmt.block) + unit,), held)
       return total + weights.astype(jnp.float32)[:, None] * given.astype(jnp.float32)
+    # The slices of a deep block follow one another in the order of the values.
     place = (place[None, :] + deep[:, None]) * int32(fmt.block) + unit[None, :]
     inside = held[None, :] & (deep < int32(fmt.depth))[:, None]
     # A wrong place near the end would read behind it.
@@ -194,6 +200,7 @@ def _backward_values(fmt, splits, sizes, starts, inputs, x, dy, dvalues, *, dot)
     def step(t, total):
       column = span(t * int32(width), width)
       in_batch = column < int32(batch)
+      # x (chunk, width) and dy (width, side): a product of values (chunk, side).
       given = load(
         x, (source[:, None], column[None, :]), held[:, None] & in_batch[None, :]
       )
@@ -208,5 +215,6 @@ def _backward_values(fmt, splits, sizes, starts, inputs, x, dy, dvalues, *, dot)
     store(dvalues, (place,), total, held[:, None] & in_block[None, :])
     return nothing
 
+  # A row longer than the average takes more turns, a short one perhaps none.
   mine = _count(begin + split * int32(chunk), end, chunk * splits)
   lax.fori_loop(int32(0), mine, of_chunk, int32(0))

@@ -102,6 +102,7 @@ def _half(starts_name, indices_name, p, segments, bound):
   count = int(starts[-1])
   if count > indices.size:
     return f'{starts_name}: {count} blocks; the capacity is {indices.size}.'
+  # Differences of uint16 would wrap around.
   indices = indices[:count].astype(np.int64)
   outside = indices[(indices < 0) | (indices >= bound)]
   if outside.size:

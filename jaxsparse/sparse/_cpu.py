@@ -25,11 +25,13 @@ def forward(values, pattern, x):
   call = jax.ffi.ffi_call(
     'jaxsparse_forward',
     jax.ShapeDtypeStruct((fmt.outputs, x.shape[0]), jnp.float32),
+    # The kernels take no leading axes: under vmap they are called one by one.
     vmap_method='sequential',
   )
   y = call(
     *_by_output(values, pattern),
     x.T,
+    # NumPy scalars: the type of an attribute is part of the call's signature.
     input_tiles=np.int64(fmt.input_tiles),
     block=np.int64(fmt.block),
   )
@@ -59,6 +61,7 @@ def take(values, pattern, ids):
   fmt = pattern.format
   if fmt.nm is not None:
     return _reference.take(values, pattern, ids)
+  # An input is a row of the table; the backward order has its weights together.
   places = (pattern.back_starts, pattern.back_rows, pattern.order)
   result = jax.ShapeDtypeStruct((ids.shape[0], fmt.outputs), jnp.float32)
   return _call(fmt, 'jaxsparse_take', result, values, *places, ids)
@@ -115,6 +118,7 @@ def _by_output(values, pattern):
   # As many weights for each output: their starts need no memory.
   inputs, valid = _nm.sources(pattern)
   starts = np.arange(fmt.outputs + 1, dtype=np.int32) * np.int32(inputs.shape[1])
+  # What is no weight points at input 0, so its value has to be 0.
   values = jnp.where(valid, values.reshape(valid.shape), jnp.zeros((), values.dtype))
   return values.reshape(-1), starts, inputs.reshape(-1)
 

@@ -62,6 +62,7 @@ def flat_indices(pattern: _patterns.Pattern) -> jax.Array:
 
   for _ in stack:
     one = jax.vmap(one)
+  # Reduced as a Python int, because a large layer's size is no uint32.
   size = np.uint32(fmt.inputs * fmt.outputs % 2**32)
   starts = lax.iota(jnp.uint32, math.prod(stack)).reshape(stack) * size
   return one(pattern, starts)

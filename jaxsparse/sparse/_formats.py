@@ -55,6 +55,7 @@ class Format:
   def __post_init__(self):
     ndim = len(self.shape)
     if self.in_axes is None:
+      # Frozen, with a default that depends on the shape.
       object.__setattr__(self, 'in_axes', ndim - 1)
     if not 0 < self.in_axes < ndim:
       raise ValueError(
@@ -223,6 +224,7 @@ def format_of(
       ' stacked axes first and output axes last (leaves=), or leave it dense'
       ' (prunable=).'
     )
+  # The kernels of a GPU want such formats without tiles.
   if depth > 1 or nm is not None:
     return Format(leaf.shape[stacked:], in_axes, block, depth=depth, nm=nm)
   return choose_format(leaf.shape[stacked:], density, in_axes, block)

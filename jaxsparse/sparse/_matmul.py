@@ -124,6 +124,7 @@ def _matmul(backend, transpose, x, values, pattern):
 
 
 def _matmul_forward(backend, transpose, x, values, pattern):
+  # With symbolic_zeros every leaf comes wrapped, those of the pattern too.
   plain = _backends.plain(pattern)
   y = _matmul(backend, transpose, x.value, values.value, plain)
   # What nobody differentiates is not computed: dx of a first layer, dW of a frozen one.
@@ -135,6 +136,7 @@ def _matmul_forward(backend, transpose, x, values, pattern):
 def _matmul_backward(backend, transpose, saved, dy):
   x, values, pattern = saved
   if isinstance(dy, SymbolicZero) or (x is None and values is None):
+    # To jax, None is a gradient of zeros that nobody makes.
     return None, None, None
   which = _backends.module(backend)
   if not transpose:

@@ -72,6 +72,7 @@ def capacity_of(format: _formats.Format) -> int:
 def pattern_of(mask: jax.Array, format: _formats.Format) -> NMPattern:
   """The pattern of a mask; of a group that keeps more than n, the first n."""
   n, m = format.nm or (0, 1)
+  # (outputs, groups, m), for positions stand output by output.
   kept = mask.reshape(format.groups, m, format.outputs).transpose(2, 0, 1)
   # How many stand before each one says which of the n places it takes.
   rank = jnp.cumsum(kept, axis=-1, dtype=jnp.int32) - np.int32(1)
@@ -99,6 +100,7 @@ def scatter(values: jax.Array, pattern: NMPattern) -> jax.Array:
   n, m = fmt.nm or (0, 1)
   shape = (fmt.outputs, fmt.groups, n)
   positions, values = pattern.positions.reshape(shape), values.reshape(shape)
+  # (1, inputs): where in its group each input stands.
   place = np.tile(np.arange(m, dtype=np.uint8), fmt.groups)[None, :]
   dense = jnp.zeros((fmt.outputs, fmt.inputs), values.dtype)
   for s in range(n):
@@ -129,6 +131,7 @@ def sources(pattern: NMPattern) -> tuple[jax.Array, jax.Array]:
   valid = positions < np.uint8(m)
   dtype = fmt.input_dtype
   first = np.repeat(np.arange(fmt.groups, dtype=dtype) * dtype.type(m), n)[None, :]
+  # 255 may wrap around here: it is no weight, and replaced in the next line.
   inputs = positions.astype(dtype) + first
   return jnp.where(valid, inputs, jnp.zeros((), dtype)), valid
 
@@ -151,6 +154,7 @@ def problem(pattern: NMPattern) -> str | None:
       f'positions: {positions.dtype} of shape {positions.shape}; wanted uint8 of'
       f' {wanted}.'
     )
+  # Differences of uint8 would wrap around.
   grouped = positions.reshape(-1, n).astype(np.int32)
   outside = grouped[(grouped >= m) & (grouped != NOTHING)]
   if outside.size:

@@ -118,6 +118,7 @@ def _rows(ref, group, column, fmt, place):
 
 
 def _forward(fmt, sizes, positions, values, x, y, *, dot):
+  # Outputs, groups, and columns of the batch.
   height, depth, width = sizes
   output = span(program_id(0) * int32(height), height)[:, None]
   column = span(program_id(1) * int32(width), width)[None, :]
@@ -140,6 +141,7 @@ def _forward(fmt, sizes, positions, values, x, y, *, dot):
 
 
 def _backward_x(fmt, sizes, positions, values, dy, dx, *, dot):
+  # Groups, outputs, and columns of the batch.
   height, depth, width = sizes
   _, m = fmt.nm
   group = span(program_id(0) * int32(height), height)[:, None]
@@ -158,6 +160,7 @@ def _backward_x(fmt, sizes, positions, values, dy, dx, *, dot):
       for place, total in enumerate(totals)
     )
 
+  # A group has m rows of dx, so there are m sums.
   totals = (jnp.zeros((height, width), jnp.float32),) * m
   steps = int32(_launch.tiles(fmt.outputs, depth))
   totals = lax.fori_loop(int32(0), steps, step, totals)
@@ -167,6 +170,7 @@ def _backward_x(fmt, sizes, positions, values, dy, dx, *, dot):
 
 
 def _backward_values(fmt, sizes, positions, x, dy, dvalues, *, dot):
+  # Outputs, groups, and columns of the batch.
   height, depth, width = sizes
   _, m = fmt.nm
   output = span(program_id(0) * int32(height), height)[:, None]
@@ -184,6 +188,7 @@ def _backward_values(fmt, sizes, positions, x, dy, dvalues, *, dot):
   totals = (jnp.zeros((height, depth), jnp.float32),) * m
   steps = int32(_launch.tiles(x.shape[1], width))
   totals = lax.fori_loop(int32(0), steps, step, totals)
+  # The sums are those of all m places; only the n that are held are written.
   slots, inside = _slots(fmt, output, group)
   for at, found in zip(slots, _positions(positions, slots, inside)):
     value = jnp.zeros((height, depth), jnp.float32)

@@ -116,6 +116,7 @@ def from_coordinates(
   back_segments = format.row_tiles * format.inputs
   back_tile = rows // np.int32((format.output_tile or format.outputs) // format.block)
   back = back_tile * np.int32(format.inputs) + inputs
+  # After the sort, padding is known by its segment.
   back = jnp.where(segment < segments, back, np.int32(back_segments))
   back_order = _order(back, rows)
   back, back_rows = back[back_order], rows[back_order]
@@ -138,6 +139,7 @@ def _order(first, second):
 def _starts(segment, segments):
   """Where each segment begins in a sorted list of segment numbers."""
   counts = jnp.zeros(segments + 1, jnp.int32)
+  # The segment of padding is one too far, and is dropped.
   counts = counts.at[segment + np.int32(1)].add(1, mode='drop', indices_are_sorted=True)
   return jnp.cumsum(counts, dtype=jnp.int32)
 
@@ -173,6 +175,7 @@ def pattern_of(
   if capacity is None:
     raise ValueError('capacity: None; wanted a number of blocks.')
   kept = mask.reshape(format.inputs, format.rows, format.block).any(-1)
+  # A static size, for jit; what it is filled up with is not valid.
   inputs, rows = jnp.nonzero(kept, size=capacity, fill_value=(0, 0))
   total = jnp.count_nonzero(kept).astype(jnp.int32)
   valid = lax.iota(jnp.int32, capacity) < total
@@ -201,6 +204,7 @@ def coordinates(pattern: AnyPattern) -> tuple[jax.Array, jax.Array, jax.Array]:
   valid = lax.iota(jnp.int32, pattern.capacity) < pattern.count
   zero = jnp.int32(0)
   rows = jnp.zeros(pattern.capacity, jnp.int32)
+  # The forward order names no rows: the backward one says them.
   rows = rows.at[pattern.order].set(pattern.back_rows.astype(jnp.int32), mode='drop')
   inputs = pattern.inputs.astype(jnp.int32)
   return jnp.where(valid, inputs, zero), jnp.where(valid, rows, zero), valid

@@ -28,6 +28,7 @@ def forward(values, pattern, x):
     return _dot(x, _matrix(values, pattern))
   inputs, outputs, valid = _patterns.places(pattern)
   values = jnp.where(valid, values, np.float32(0))
+  # Feature-major: a gathered row is what one weight meets in the whole batch.
   return _spread(x.T, inputs, outputs, values, fmt.outputs).T
 
 
@@ -63,6 +64,7 @@ def conv_backward(values, pattern, x, dy, geometry):
   if values is not None:
     kernel = _patterns.scatter(values, pattern)
     shape = jax.ShapeDtypeStruct(geometry.x_shape, dy.dtype)
+    # The product is linear in x and in the kernel: a transpose wants no forward pass.
     transposed = jax.linear_transpose(lambda x: _dense_conv(geometry, x, kernel), shape)
     (dx,) = transposed(dy)
   if x is not None:
@@ -84,6 +86,7 @@ def _dense_conv(geometry, x, kernel):
 
 def take(values, pattern, ids):
   """Rows of W: float32 (n, outputs), NaN where there is no such row."""
+  # An id that is still negative names no row, and must not count from the end.
   return _matrix(values, pattern).at[ids].get(mode='fill', wrap_negative_indices=False)
 
 
