@@ -32,6 +32,7 @@ _TARGETS = {
 CALLS = tuple(_TARGETS)
 _VARIABLE = 'JAXSPARSE_NATIVE'
 _CHOICES = ('avx512', 'avx2', 'portable')
+# Per context: what another thread traces meanwhile keeps its kernels.
 _IS_UNWANTED = contextvars.ContextVar('jaxsparse_kernels_are_unwanted', default=False)
 
 
@@ -135,6 +136,7 @@ def _load():
   try:
     library = _open()
     _register(library)
+  # AttributeError: a library of an older build, which lacks one of the calls.
   except (OSError, AttributeError) as error:
     reason = str(error)
     logging.warning(

@@ -76,6 +76,7 @@ def normal(
     return _call(jax.random.key_data(key), shape, index, feature_major)
   if index is None:
     return jax.random.normal(key, shape, jnp.float32)
+  # As jax draws place i: both words of threefry at the counter (0, i), xored.
   first, second = jax.random.key_data(key)
   high, low = extend_random.threefry2x32_p.bind(
     *jnp.broadcast_arrays(first, second, jnp.zeros_like(index), index)
@@ -85,12 +86,14 @@ def normal(
 
 def _call(words, shape, index, feature_major):
   turned = feature_major and index is None and len(shape) > 1 and shape[-1] > 0
+  # Drawn with the last axis first, so that the transposition is another view.
   memory = (shape[-1], math.prod(shape[:-1])) if turned else shape
   call = jax.ffi.ffi_call(
     'jaxsparse_normal',
     jax.ShapeDtypeStruct(memory, jnp.float32),
     vmap_method='sequential',
   )
+  # To the kernel, no index means all places.
   index = jnp.zeros((0,), jnp.uint32) if index is None else index
   drawn = call(words, index, columns=np.int64(shape[-1] if turned else 0))
   return drawn.T.reshape(shape) if turned else drawn
@@ -103,8 +106,10 @@ def _is_fast():
 def _from_bits(bits):
   """What `jax.random.normal` makes of 32 random bits, operation by operation."""
   ones = jax.lax.bitcast_convert_type(jnp.float32(1.0), jnp.uint32)
+  # 23 bits become the mantissa of a number in [1, 2).
   bits = (bits >> np.uint32(9)) | ones
   unit = jax.lax.bitcast_convert_type(bits, jnp.float32) - np.float32(1)
+  # Just above -1, where erf_inv would be -inf.
   low, high = np.nextafter(np.float32(-1), np.float32(0)), np.float32(1)
   uniform = jnp.maximum(low, unit * (high - low) + low)
   return np.float32(math.sqrt(2)) * jax.lax.erf_inv(uniform)

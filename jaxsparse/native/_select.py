@@ -31,6 +31,7 @@ def can_select(shape: tuple[int, ...], axes: tuple[int, ...]) -> bool:
   """
   trailing = axes == tuple(range(len(shape) - len(axes), len(shape)))
   large = math.prod(shape[a] for a in axes) >= _SMALLEST
+  # Ties go by the hash of a flat index, which is a uint32.
   fits = trailing and large and math.prod(shape) < 2**32
   return fits and _library.available() and _library.stays_whole()
 

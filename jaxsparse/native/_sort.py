@@ -37,6 +37,7 @@ def argsort(*keys: jax.Array) -> jax.Array:
     call = jax.ffi.ffi_call(
       'jaxsparse_argsort',
       jax.ShapeDtypeStruct((size,), jnp.int32),
+      # The kernel takes leading axes, so under vmap nothing is looped over.
       vmap_method='broadcast_all',
     )
     return call(jnp.stack(keys))

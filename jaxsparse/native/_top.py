@@ -39,8 +39,10 @@ def top_indices(keys: jax.Array, ties: jax.Array, num: int) -> jax.Array:
     call = jax.ffi.ffi_call(
       'jaxsparse_top_indices',
       jax.ShapeDtypeStruct((num,), jnp.int32),
+      # The kernel takes leading axes, so under vmap nothing is looped over.
       vmap_method='broadcast_all',
     )
     return call(keys, ties)
   iota = lax.iota(jnp.int32, keys.size)
+  # Complements, because the sort rises; it is stable, so the smaller index wins.
   return jnp.sort(lax.sort((~keys, ~ties, iota), num_keys=2, is_stable=True)[2][:num])
