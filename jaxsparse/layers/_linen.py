@@ -24,6 +24,7 @@ def bind(model: nn.Module, handler: _product.Handler):
       variables['params'] = _product.wrap(variables['params'], token)
     with nn.intercept_methods(interceptor):
       out = model.apply(variables, *args, **kwargs)
+    # With `mutable` the variables come back too, and in them what was wrapped.
     return _product.unwrap(out)
 
   return apply_fn
@@ -73,11 +74,13 @@ def _run_detached(layer, module, bound, options, inputs):
   }
 
   def promote_dtype(x, kernel, bias, **kwargs):
+    # A scalar array promotes as the kernel does, and costs nothing to cast.
     like = _product.as_kernel(kernel.dtype)
     x, _, bias = module.promote_dtype(x, like, bias, **kwargs)
     return x, kernel, bias
 
   fields |= {'promote_dtype': promote_dtype, **options}
+  # Flax compares the leaves of a param with its initialiser's: a stub has none.
   params: dict[str, Any] = {_NAMES[layer]: _product.Stub(jnp.dtype(bound.dtype))}
   if module.has_variable('params', 'bias') and fields.get('use_bias', True):
     params['bias'] = module.get_variable('params', 'bias')
@@ -93,6 +96,7 @@ def _dense(handler, layer, module, bound, inputs):
     product = _product.Product('dot', bound.name, apply, options)
     return handler(product, bound.weight, x)
 
+  # Flax asks for `dot_general_cls` first, so that this one serves all layers.
   options = {'dot_general': None, 'dot_general_cls': lambda: dot_general}
   bias = None
   if layer is nn.Dense and module.has_variable('params', 'bias'):

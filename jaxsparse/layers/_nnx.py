@@ -158,6 +158,7 @@ class _Embed(nnx.Embed):
 def _replace_dot(module, bound, handler):
   own = module.dot_general
   if getattr(module, 'dot_general_cls', None) is not None:
+    # NNX would ask for it before it looks at the `dot_general` that is set below.
     own, module.dot_general_cls = module.dot_general_cls(), None
   module.dot_general = _Dot(own or lax.dot_general, handler)
   module.promote_dtype = _Promote(module.promote_dtype)

@@ -112,6 +112,7 @@ def lookup(name: str, shape, dtype, ids) -> Product:
 
   def apply(ids, table):
     table = table.astype(dtype)
+    # As Flax does: in a table of one row every id has that row.
     if shape[0] == 1:
       return jnp.broadcast_to(table, (*ids.shape, shape[1]))
     return jnp.take(table, ids, axis=0)
