@@ -188,6 +188,7 @@ def _along_inputs(stack, fmt, places, values):
   """The same, for N:M along the axis that is contracted, if that is what it is."""
   layer, within = np.divmod(places, max(fmt.num_blocks, 1))
   inputs, outputs = np.divmod(within, fmt.outputs)
+  # The same places output by output, where the inputs of a group are neighbours.
   across = (layer * fmt.outputs + outputs) * fmt.inputs + inputs
   total = math.prod(stack) * fmt.num_blocks
   for m in _GROUPS if fmt.block == 1 and total else ():
@@ -219,8 +220,10 @@ def _from_pattern(name, values, pattern):
   layers = math.prod(stack)
   flat = jax.tree.map(lambda x: x.reshape(layers, x.shape[-1]), pattern)
   inputs, rows, valid = map(np.asarray, jax.vmap(sparse.coordinates)(flat))
+  # In int64: a stack may have more places than int32 counts.
   layer = np.arange(layers, dtype=np.int64)[:, None]
   if fmt.nm is not None:
+    # N:M is held output by output, so its places rise as they are.
     places = (layer * fmt.outputs + rows) * fmt.inputs + inputs
     return stack, fmt, places[valid], values.reshape(layers, -1)[valid]
   places = (layer * fmt.inputs + inputs) * fmt.rows + rows
@@ -264,11 +267,13 @@ def _unpacked(entry, values, stored):
   fmt = sparse.choose_format(shape, density, fmt.in_axes, fmt.block)
   valid = np.arange(capacity) < counts[:, None]
   inputs, rows = np.zeros((2, layers, capacity), np.int32)
+  # Places rise, so they come layer by layer, the order in which a mask is filled.
   inputs[valid], rows[valid] = np.divmod(within, fmt.rows)
   padded = np.zeros((layers, capacity, fmt.block), values.dtype)
   padded[valid] = values.reshape(-1, fmt.block)
   into = jax.vmap(lambda *a: sparse.from_coordinates(*a, fmt))
   pattern, order = into(*map(jnp.asarray, (inputs, rows, valid)))
+  # The values follow their places into the order of the tiles.
   held = np.take_along_axis(padded, np.asarray(order)[..., None], axis=1)
   whole = sparse.SparseArray(jnp.asarray(held.reshape(layers, -1)), pattern)
   return jax.tree.map(lambda x: x.reshape(*stack, x.shape[-1]), whole)

@@ -73,6 +73,7 @@ def serialize(
     ...   {'kernel': weight}, jnp.ones((1, 4))).tolist()
     [[1.0, 1.0]]
   """
+  # jax.export refuses custom calls that it does not know to stay compatible.
   checks = [jax_export.DisabledSafetyCheck.custom_call(call) for call in native.CALLS]
   # A function of its own, so that what is jitted has not been traced with kernels.
   whole = jax.jit(lambda params, *args: apply_fn(params, *args))
@@ -149,6 +150,7 @@ def _register() -> None:
 def _format_of(data) -> sparse.Format:
   shape, *others = json.loads(data)
   # Written before there were blocks of several inputs, it may be shorter.
+  # JSON has made a list of `nm`; a static format has to be hashable.
   if len(others) > 5 and others[5] is not None:
     others[5] = tuple(others[5])
   return sparse.Format(tuple(shape), *others)
