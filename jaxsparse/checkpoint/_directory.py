@@ -29,6 +29,7 @@ def steps(directory: pathlib.Path) -> tuple[int, ...]:
     names = os.listdir(directory)
   except (FileNotFoundError, NotADirectoryError):
     return ()
+  # Temporary directories, and those set aside, are no numbers.
   return tuple(sorted(int(name) for name in names if name.isdecimal()))
 
 

@@ -56,6 +56,7 @@ def _is_key(value) -> bool:
 
 
 def _spec(name: str, value) -> dict:
+  # Not isinstance: np.float64 is a float to Python, and here an array.
   if type(value) in _PYTHON:
     return {'python': type(value).__name__}
   dtype = getattr(value, 'dtype', None)
@@ -105,6 +106,7 @@ def describe(state) -> tuple[dict, dict]:
   """
   names, values, _ = _named(state)
   leaves = {name: _spec(name, value) for name, value in zip(names, values)}
+  # All copies are under way before the first one is waited for.
   for value in values:
     if isinstance(value, jax.Array) and not _is_key(value):
       value.copy_to_host_async()
@@ -176,6 +178,7 @@ def rebuild(target, leaves: dict, arrays: dict):
     if host is None:
       shape = spec['shape']
       if 'impl' in spec:
+        # Keys are stored as their words, along one axis more.
         shape = jax.random.key_data(jax.random.key(0, impl=spec['impl'])).shape
         shape = (*spec['shape'], *shape)
       host = np.zeros(shape, np.uint32 if 'impl' in spec else value.dtype)
@@ -200,6 +203,7 @@ def _place(target, host: np.ndarray, impl: str | None):
     return jax.jit(weak, out_shardings=sharding)(host)
   if sharding is None:
     return jnp.array(host)
+  # Each process fills in the shards of its own devices.
   return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 

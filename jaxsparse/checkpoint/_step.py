@@ -109,6 +109,7 @@ def read(path: pathlib.Path, target, identity: Identity) -> Restored:
     check_identity(path, manifest, identity)
     leaves = manifest['leaves']
     _manifest.match(target, leaves)
+    # Without an array that has entries, no such item was saved.
     if any(0 not in spec.get('shape', (0,)) for spec in leaves.values()):
       arrays = _item(path, 'arrays', ocp.args.PyTreeRestore())
     _manifest.check(leaves, arrays)

@@ -140,6 +140,7 @@ class Checkpoints:
     step = operator.index(step)
     if step == self._current:
       return False
+    # A damaged step is moved aside below, so its number may be used again.
     newest = max((s for s in self.steps() if s not in self._damaged), default=-1)
     if step <= newest or step < 0:
       raise ValueError(
