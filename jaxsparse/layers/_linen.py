@@ -32,6 +32,7 @@ def bind(model: nn.Module, handler: _product.Handler):
 
 def _intercept(handler, next_fun, args, kwargs, context):
   module = context.module
+  # A module that is not bound yet has no variables to look at.
   params = {} if module.scope is None else module.variables.get('params', {})
   found = {n: x for n, x in params.items() if isinstance(x, _product.Bound)}
   if not found and _is_array_for(handler, context, params):
@@ -52,6 +53,7 @@ def _intercept(handler, next_fun, args, kwargs, context):
   try:
     return next_fun(*args, **kwargs)
   except errors.ScopeParamShapeError as error:
+    # A method of a subclass that declares the kernel itself finds another shape.
     raise bound.refusal() from error
 
 

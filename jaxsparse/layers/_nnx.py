@@ -46,6 +46,7 @@ def _merged(flat, paths, variables, token):
       raise ValueError(
         f'variables: the model has no {name}; it has {", ".join(sorted(paths))}.'
       )
+    # A copy, so that the variable of the model keeps its own value.
     flat[paths[name]] = flat[paths[name]].copy(value)
   return flat
 

@@ -129,6 +129,7 @@ def attend(name: str, query, **options) -> Product:
   return Product('dot', name, apply, {'dimension_numbers': contracted, **options})
 
 
+# Nodes that are no weights themselves, but may hold some.
 _CONTAINERS = (Mapping, nnx.State, nnx.Variable, nn.meta.AxisMetadata, type(None))
 
 
