@@ -192,6 +192,7 @@ def _along_inputs(stack, fmt, places, values):
   across = (layer * fmt.outputs + outputs) * fmt.inputs + inputs
   total = math.prod(stack) * fmt.num_blocks
   for m in _GROUPS if fmt.block == 1 and total else ():
+    # Where each group of m has n, n / m of all places are taken.
     n, rest = divmod(places.size * m, total)
     if rest or not 0 < n < m or fmt.in_shape[-1] % m:
       continue

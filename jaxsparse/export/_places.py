@@ -42,6 +42,7 @@ def decode(code: str, stored: np.ndarray, total: int) -> np.ndarray:
     raise ValueError(f'gaps as {stored.dtype}{list(stored.shape)}')
   # In floats, where gaps of 64 bits cannot wrap around.
   end = stored.sum(dtype=np.float64)
+  # Only the first gap may be 0: it is the first place itself.
   if (stored[1:] == 0).any() or (stored.size and end >= total):
     raise ValueError(f'a place twice, or beyond the {total} that there are')
   return np.cumsum(stored, dtype=np.int64)

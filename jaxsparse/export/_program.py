@@ -80,6 +80,7 @@ def serialize(
   with contextlib.nullcontext() if kernels else native.without():
     export = jax_export.export(whole, platforms=platforms, disabled_checks=checks)
     exported = export(params, *args)
+  # In the text of the program a call of the library is `@name`.
   calls = set(re.findall(r'@(\w+)', exported.mlir_module())) & set(native.CALLS)
   if calls and not kernels:
     raise ValueError(
