@@ -53,6 +53,7 @@ def refit_batch_norm(
     number = len(jax.tree.leaves(batches)[0])
 
     def add(sums, batch):
+      # From zeros a step gives (1 - m) b: the batch's own statistics but for a factor.
       return jax.tree.map(jnp.add, sums, train_fn(theta, zeros, batch)), None
 
     sums, _ = jax.lax.scan(add, zeros, batches)
@@ -60,6 +61,7 @@ def refit_batch_norm(
     # A large start: beside a small one the batch's own statistics would cancel m.
     starts = jax.tree.map(lambda z: 1 + 100 * jnp.abs(z), at_zero)
     at_start = train_fn(theta, starts, first)
+    # 1 - m leaf by leaf, since layers may differ in their momentum.
     rest = jax.tree.map(lambda a, z, s: 1 - (a - z) / s, at_start, at_zero, starts)
     return jax.tree.map(lambda s, r: s / number / r, sums, rest)
 

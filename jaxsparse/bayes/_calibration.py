@@ -117,6 +117,7 @@ def ece_top_label_l1(probs, labels, bins: int = 15) -> jax.Array:
   Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3.
   """
   confidence, correct = _top_label(probs, labels)
+  # Inner edges only: a confidence that rounds to above 1 is in the last bin too.
   edges = jnp.arange(1, _inputs.as_bins(bins)) / bins
   return _l1_error(confidence, correct, edges)
 
@@ -200,9 +201,12 @@ def calibration_error_marginal_l2_debiased(probs, labels, bins: int = 15) -> jax
     edges = _equal_mass_edges(p, bins)
     count, gap, positive = _bin_sums(p, edges, jnp.ones_like(p), p - y, y)
     mean = positive / jnp.maximum(count, 1)
+    # The square of a noisy gap is too large by its variance, which is taken off.
     variance = mean * (1 - mean) / jnp.maximum(count - 1, 1)
     debiased = (gap / jnp.maximum(count, 1)) ** 2 - variance
+    # A single label has no variance to take off.
     total = jnp.sum(jnp.where(count > 1, debiased, 0) * count) / p.size
+    # Without its bias a small error may be below 0, where it has no root.
     return jnp.maximum(total, 0)
 
   one_hot = jax.nn.one_hot(labels, probs.shape[1])
@@ -221,6 +225,7 @@ def _equal_mass_edges(values, bins: int):
   size = -(-values.size // bins)
   ordered = jnp.sort(values)
   cuts = jnp.arange(size, values.size, size)
+  # Between equal neighbours the edge is their value: they share the lower bin.
   return (ordered[cuts - 1] + ordered[cuts]) / 2
 
 
@@ -233,4 +238,5 @@ def _bin_sums(values, edges, *terms):
 
 def _l1_error(confidence, correct, edges):
   (gaps,) = _bin_sums(confidence, edges, confidence - correct)
+  # The size of a bin cancels, so that no empty bin is divided by.
   return jnp.sum(jnp.abs(gaps)) / confidence.size

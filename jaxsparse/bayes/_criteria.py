@@ -95,6 +95,7 @@ def e_abs(mu, sigma, active=None):
     0.7979
   """
   del active
+  # The ratio is squared, not its parts, which would underflow in short floats.
   ratio = jnp.abs(mu) / sigma
   tail = math.sqrt(2 / math.pi) * jnp.exp(-0.5 * ratio * ratio)
   return jnp.abs(mu) * special.erf(ratio * math.sqrt(0.5)) + sigma * tail
@@ -138,6 +139,7 @@ def snr_exp_abs(mu, sigma, active=None, *, scale: float = 1.0):
   """
   ratio, t = _in_units(mu, sigma, active, scale)
   d = t * t + _log_folded(ratio, 2 * t) - 2 * _log_folded(ratio, t)
+  # d = log(1 + 1 / SNR^2) > 0; rounded to less it would have no logarithm.
   d = jnp.maximum(d, jnp.finfo(d.dtype).tiny)
   # log(expm1(d)) without the overflow of a large d.
   return -0.5 * (d + jnp.log(-jnp.expm1(-d)))
@@ -176,11 +178,13 @@ def _in_units(mu, sigma, active, scale):
   active = jnp.ones(mu.shape, bool) if active is None else active
   active = jnp.broadcast_to(active, mu.shape)
   count = jnp.maximum(core.count_true(active), 1).astype(mu.dtype)
+  # Off the mask rho is 0: a sigma of exp(0) = 1 would outweigh what is active.
   mean = jnp.sum(jnp.where(active, square, jnp.zeros_like(square))) / count
   return jnp.abs(mu) / sigma, scale * sigma / jnp.sqrt(mean)
 
 
 def _log_folded(ratio, t):
   """log(Φ(r + t) + exp(-2 t r) Φ(t - r)), accurate near 0, where t is small."""
+  # With Φ(r + t) = 1 - Φ(-r - t) the sum is 1 + small, and log1p keeps its digits.
   lower, upper = special.ndtr(t - ratio), special.ndtr(-ratio - t)
   return jnp.log1p(jnp.exp(-2 * t * ratio) * lower - upper)

@@ -48,11 +48,13 @@ def over_draws(draw, apply_fn, x, key, samples, chunk, start, add):
   key = core.as_key(key)
 
   def run(index):
+    # The key depends on the number of the draw alone: `chunk` changes no draw.
     return apply_fn(draw(jax.random.fold_in(key, index)), x)
 
   def body(sums, indices):
     return add(sums, jax.vmap(run)(indices)), None
 
   indices = jnp.arange(samples, dtype=jnp.uint32)
+  # Shapes come from tracing: no draw is spent on them.
   sums = start(jax.eval_shape(run, indices[0]))
   return jax.lax.scan(body, sums, indices.reshape(-1, chunk))[0]

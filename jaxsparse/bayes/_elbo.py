@@ -121,6 +121,7 @@ def negative_elbo(
       # Products of nonzeros have no batch of weights, and growth counts their calls.
       drawn = jnp.stack([one(k) for k in keys]) if held else jax.vmap(one)(keys)
       nll, aux = jnp.mean(drawn), None
+    # In closed form, outside the draws: it adds no noise to the gradient.
     kl = posterior.kl(params, masks) / num_examples
     tempered = temperature(step) if callable(temperature) else temperature
     loss = nll + warm_up(step) * tempered * kl

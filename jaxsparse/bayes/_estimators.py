@@ -169,6 +169,7 @@ def noisy_product(product, weight, x, *, handler: Callable | None = None):
 
 def _local(product, apply, weight, x):
   mean = apply(x, weight.mu)
+  # The input of an embedding is indices, and a one-hot row is its own square.
   square = x if product.kind == 'embed' else x * x
   variance = apply(square, _map_values(lambda s: s * s, weight.sigma))
   held = isinstance(weight.mu, sparse.SparseArray) and product.kind == 'dot'
@@ -193,11 +194,13 @@ def _sqrt(x):
   convolutions round a sum of squares below 0: no noise either.
   """
   positive = x > 0
+  # Both branches of a `where` are differentiated: the root must not see a 0.
   root = jnp.sqrt(jnp.where(positive, x, jnp.ones_like(x)))
   return jnp.where(positive, root, jnp.zeros_like(x))
 
 
 def _flipout(product, apply, weight, x):
+  # One each for epsilon, for the signs of the inputs, and for those of the outputs.
   keys = [jax.random.fold_in(weight.key, i) for i in range(3)]
   mean = apply(x, weight.mu)
   # Off the pattern of sigma nothing is drawn.
@@ -205,7 +208,9 @@ def _flipout(product, apply, weight, x):
   draw = lambda s: s * _noise.normal(keys[0], s.shape, s.dtype, pattern)
   contracted, num_out = _axes(product, len(weight.sigma.shape), x.ndim)
   outputs = range(mean.ndim - num_out, mean.ndim)
+  # Indices carry no sign; the signs of the outputs still tell examples apart.
   signed = x if product.kind == 'embed' else x * _signs(keys[1], x, contracted)
+  # A Gaussian is symmetric: epsilon with its signs flipped by s and r is a draw too.
   return mean + apply(signed, _map_values(draw, weight.sigma)) * _signs(
     keys[2], mean, outputs
   )
@@ -215,6 +220,7 @@ def _axes(product, kernel_ndim, x_ndim):
   """`(axes of x with features, number of feature axes of the output)`."""
   numbers = product.options.get('dimension_numbers')
   if product.kind != 'dot' or numbers is None:
+    # Convolutions, look-ups and plain layers have their features last.
     return (x_ndim - 1,), 1
   (contracted, kernel_contracted), (_, batch) = numbers
   num_out = kernel_ndim - len(kernel_contracted) - len(batch)

@@ -177,6 +177,7 @@ def _sigma(family, e: _Entry):
   if e.leaf is None:
     return jnp.zeros((), e.mu.dtype)
   sigma = family.link.sigma(e.rho)
+  # Off the mask rho is 0, which exp_link takes for a sigma of 1.
   if not _held.is_held(e.mask):
     sigma = jnp.where(e.mask, sigma, jnp.zeros_like(sigma))
   return sigma.astype(e.mu.dtype)
@@ -199,6 +200,7 @@ def _sample(family, e: _Entry, key):
 
 def _noisy(family, e: _Entry, key, method):
   is_table = e.name.split('/')[-1] == 'embedding'
+  # Only a product can carry its noise to the outputs: a bias or scale is drawn.
   if e.leaf is None or not (core.kernels(e.leaf) or is_table):
     return _held.whole(_sample(family, e, key), e.mask)
   key = core.leaf_key(key, e.name)
@@ -217,6 +219,7 @@ def _kl(family, e: _Entry, prior):
   mu, rho = e.mu.astype(jnp.float32), e.rho.astype(jnp.float32)
   ratio = family.link.log_sigma(rho) - jnp.log(prior)
   each = 0.5 * (jnp.expm1(2 * ratio) - 2 * ratio + (mu / prior) ** 2)
+  # The mask is no random variable: what is off it has no KL.
   return jnp.sum(jnp.where(_held.active(e.mask), each, jnp.zeros_like(each)))
 
 

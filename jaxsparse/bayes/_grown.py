@@ -47,6 +47,7 @@ def value(family, params, evidence) -> _posterior.Gaussian:
 def _spread(one, rho, mask):
   """A value per layer, for all weights of the layer."""
   if _held.is_held(mask):
+    # Values are (*stack, places), while `one` has as many axes as the dense leaf.
     one = one.reshape(rho.shape[:-1] + (1,))
   return jnp.broadcast_to(one, rho.shape)
 
@@ -72,6 +73,7 @@ def rho(family, how, gaussian, masks, survivors) -> SsviMemory:
     start = family.link.rho(jnp.asarray(fixed, jnp.float32))
     start = jnp.broadcast_to(start, shape).astype(rho.dtype)
     if how in ('mean_rho', 'layer_median'):
+      # Of rho, as in the released code: under exp_link a geometric mean of sigmas.
       statistic = _mean if how == 'mean_rho' else _median
       held = _held.is_held(nodes[name])
       axes = (rho.ndim - 1,) if held else leaf.unit_axes
@@ -84,6 +86,7 @@ def rho(family, how, gaussian, masks, survivors) -> SsviMemory:
 
 
 def _slices(leaf):
+  # The shape of a sum over `unit_axes` with keepdims.
   return tuple(n if a in leaf.stack_axes else 1 for a, n in enumerate(leaf.shape))
 
 
@@ -97,6 +100,7 @@ def _mean(rho, mask, axes, fallback):
 def _median(rho, mask, axes, fallback):
   """By selection: what is below the upper half, and what is above the lower one."""
   count = core.count_true(mask, axes)
+  # The upper half; of an odd number the middle one is the largest of the lower.
   upper = masks_lib.top_k_mask(masks_lib.exclude(~mask, rho), count // 2, axes)
   low = jnp.max(jnp.where(mask & ~upper, rho, -jnp.inf), axes, keepdims=True)
   high = jnp.min(jnp.where(upper, rho, jnp.inf), axes, keepdims=True)

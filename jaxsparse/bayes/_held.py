@@ -47,6 +47,7 @@ def active(mask):
   if not is_held(mask):
     return mask
   pattern = plain(mask)
+  # A pattern is filled from the front: padding lies behind the counted blocks.
   shape = pattern.stack + (pattern.capacity * pattern.format.block,)
   places = lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
   return places < (pattern.count * np.int32(pattern.format.block))[..., None]
@@ -62,4 +63,5 @@ def density(mask, leaf: core.Leaf):
     kept = core.kept_weights(mask, leaf)
   else:
     return 1.0
+  # Above 0, since scales in units of 1 / sqrt(density) are to be finite.
   return jnp.maximum(kept, 1).astype(jnp.float32) / float(leaf.size)

@@ -58,4 +58,5 @@ def mean_field(
   family = _family.Family(
     budget, bayesian, prior_scale, init_scale, init_mean, relative, link, leaves
   )
+  # Nothing is pruned: each density is the default, 1.
   return _family.make(family, lambda mu: {})

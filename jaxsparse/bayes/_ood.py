@@ -32,6 +32,7 @@ def auroc(inside, outside) -> jax.Array:
   Hanley and McNeil, The meaning and use of the area under a ROC curve, 1982.
   """
   inside, outside = _inputs.as_scores(inside=inside, outside=outside)
+  # Counted once without and once with equal scores, so that ties count half.
   below = _count_below(inside, outside) + _count_below(inside, outside, 'right')
   return _nan_if_nan(jnp.mean(below / (2 * inside.size)), inside, outside)
 
@@ -64,6 +65,7 @@ def aupr(inside, outside) -> jax.Array:
   2006; the same number as scikit-learn's `average_precision_score`.
   """
   inside, outside = _inputs.as_scores(inside=inside, outside=outside)
+  # At the threshold of each positive score, which its equals pass with it.
   hits = outside.size - _count_below(outside, outside)
   alarms = inside.size - _count_below(inside, outside)
   return _nan_if_nan(jnp.mean(hits / (hits + alarms)), inside, outside)

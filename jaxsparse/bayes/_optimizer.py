@@ -59,6 +59,7 @@ def optimizer(
     if not hasattr(given, 'update') and (what, given) != ('rho', None):
       raise ValueError(f'{what}={given!r}: wanted an optax transformation.')
   parts = {'mu': inner, 'rho': _without_params(inner) if rho is None else rho}
+  # Labels may be a prefix of the params: one for each field.
   both = optax.partition(parts, _posterior.Gaussian('mu', 'rho'))
   if posterior.rule is None:
     return _dense(both)
@@ -73,6 +74,7 @@ def optimizer(
   def update(grads, state, params=None, *, growth=None, **extra_args):
     if growth is not None:
       is_whole = isinstance(growth, _posterior.Gaussian)
+      # The rule strips the third field before the optimizers see the gradients.
       grads = WithGrowth(grads.mu, grads.rho, growth.mu if is_whole else growth)
     return sparse.update(grads, state, params, **extra_args)
 
@@ -102,6 +104,7 @@ def when_due(posterior: _posterior.Posterior, step, compute, *args):
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
   if posterior.when is None:
     return zeros
+  # A `cond` runs one branch, where a `where` would compute in every step.
   return jax.lax.cond(posterior.when(step), compute, lambda *_: zeros, *args)
 
 

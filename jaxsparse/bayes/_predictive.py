@@ -137,6 +137,7 @@ def predict_draws(
 
   def start(logits):
     zeros = jnp.zeros(logits.shape[:-1])
+    # The logarithm of no probability at all.
     return _Sums(jnp.full(logits.shape, -jnp.inf), zeros, zeros)
 
   sums = _draws.over_draws(draw, apply_fn, x, key, samples, chunk, start, add)
@@ -174,6 +175,7 @@ def predict_ensemble(
   Lakshminarayanan et al., Simple and Scalable Predictive Uncertainty Estimation using
   Deep Ensembles, NeurIPS 2017.
   """
+  # A NamedTuple is a tree of params, not a list of members.
   if isinstance(members, list | tuple) and not hasattr(members, '_fields'):
     if not members:
       raise ValueError('members: got none.')
@@ -236,6 +238,7 @@ _ADD = _Sums(jnp.logaddexp, jnp.add, jnp.add)
 
 def _sums(logits) -> _Sums:
   """Of logits (draws, B, C)."""
+  # A sum over many draws outgrows the mantissa of a short float.
   logits = logits.astype(jnp.float32)
   log_norm = jax.nn.logsumexp(logits, axis=-1)
   log_probs = jax.nn.log_softmax(logits)

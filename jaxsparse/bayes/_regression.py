@@ -107,6 +107,7 @@ def _moments(targets):
 
   def add(sums, both):
     number, mean, squares, variance, log_sum = sums
+    # both: (draws, 2, *shape of the mean).
     means, variances = both[:, 0], both[:, 1]
     # Chan's update: sums of squares would cancel where the means are large.
     added = len(means)

@@ -123,6 +123,7 @@ def _lost(rho, updates, masks):
   triples = zip(*map(jax.tree.leaves, (rho, updates, masks)), strict=True)
   lost, total = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
   for value, update, mask in triples:
+    # A scalar marks a deterministic leaf, which has no sigma.
     if not value.ndim:
       continue
     active = jnp.broadcast_to(mask, value.shape)

@@ -66,6 +66,7 @@ def _held(leaf: core.Leaf, value, mask, capacity):
   if capacity is None:
     if isinstance(mask, jax.core.Tracer):
       raise ValueError(f'capacity: {leaf.name} has a traced mask; wanted its count.')
+    # A shape: its value must be known before anything is traced.
     capacity = int(mask.sum(axis=leaf.unit_axes).max())
   # The axes before the first that is an output are inputs, as products see them.
   first_output = min(leaf.out_axes, default=value.ndim - 1) - stacked
@@ -75,6 +76,7 @@ def _held(leaf: core.Leaf, value, mask, capacity):
   def one(value, mask):
     return sparse.from_mask(value, mask, capacity=capacity, format=form)
 
+  # Relies on stacked axes that lead: one `vmap` for each.
   for _ in range(stacked):
     one = jax.vmap(one)
   return one(value, mask)

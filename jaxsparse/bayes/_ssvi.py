@@ -41,6 +41,7 @@ def ssvi_rule(family: _family.Family, alternation: Alternation) -> core.MaskRule
     masks = budget.masks(evidence.params[0], criteria.random(evidence))
     if how.scope == 'global' and how.criterion is not _criteria.magnitude:
       _check_comparable(family, evidence.params[0])
+    # At the start whatever is active counts as a survivor.
     return masks, remember(evidence, masks, masks)
 
   def drop_scores(evidence):

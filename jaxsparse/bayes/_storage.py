@@ -84,10 +84,12 @@ def save_posterior(
     )
   except TypeError as error:
     raise ValueError(f'metadata: wanted what JSON can hold; {error}.') from error
+  # A safetensors header holds strings alone, so all else goes into one as JSON.
   head = {'format': _FORMAT, 'version': str(_VERSION), 'manifest': manifest}
   path = pathlib.Path(path)
   part = path.with_name(f'{path.name}.part')
   safetensors.numpy.save_file(tensors, part, metadata=head)
+  # A rename within a folder is atomic: a crash leaves the old file as it was.
   os.replace(part, path)
   return path.stat().st_size
 
@@ -147,6 +149,7 @@ def _packed(name, mu, rho, mask):
     if not mask:
       raise ValueError(f'{name}: a scalar mask False; wanted True, or one of its size.')
     return entry, {'mu': np.ascontiguousarray(mu), 'rho': np.ascontiguousarray(rho)}
+  # A mask of blocks or channels is stored at its own, smaller shape.
   whole = np.broadcast_to(mask, mu.shape)
   arrays = {'mu': mu[whole], 'rho': rho[whole] if rho.ndim else rho}
   kept, bits = np.flatnonzero(mask), np.packbits(mask)
@@ -169,6 +172,7 @@ def _unpacked(path, name, entry, tensors):
     flat = np.zeros(size, bool)
     flat[stored] = True
   else:
+    # `packbits` fills the last byte up with zeros: `count` cuts them off.
     flat = np.unpackbits(stored, count=size).astype(bool)
   mask = flat.reshape(mask_shape)
   whole = np.broadcast_to(mask, shape)
@@ -207,6 +211,7 @@ def _read(path):
 
 
 def _digest(array) -> int:
+  # The same bytes under another dtype or shape are damage too.
   seed = zlib.crc32(f'{array.dtype} {array.shape}'.encode())
   return zlib.crc32(np.ascontiguousarray(array).tobytes(), seed)
 
