@@ -86,6 +86,7 @@ def aum_update(state: AumState, indices, logits, labels) -> AumState:
 @jax.jit
 def _update(state, indices, logits, labels):
   own = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
+  # `own` marks one class, whose maximum is its logit.
   most = lambda which: jnp.max(jnp.where(which, logits, -jnp.inf), axis=1)
   return AumState(
     state.total.at[indices].add(most(own) - most(~own)),
@@ -120,4 +121,5 @@ def aum_scores(state: AumState) -> jax.Array:
 
 @jax.jit
 def _scores(state):
+  # A record that was never seen has 0 / 1.
   return -state.total / jnp.maximum(state.seen, 1).astype(jnp.float32)

@@ -71,10 +71,12 @@ def _cal(neighbors, symmetric, chunk, probs, features):
     # The record's own square is the same for all its neighbours.
     distances = squares[None, :] - 2 * dots
     own = index[:, None] == jnp.arange(squares.shape[0])[None, :]
+    # Of equal numbers `top_k` takes the lower index first.
     _, near = lax.top_k(-jnp.where(own, jnp.inf, distances), neighbors)
     p, log_p = probs[index][:, None, :], logs[index][:, None, :]
     difference = log_p - logs[near]
     if symmetric:
+      # KL(p | q) + KL(q | p) is the sum of (p - q) (log p - log q).
       terms = 0.5 * (p - probs[near]) * difference
     else:
       terms = -probs[near] * difference

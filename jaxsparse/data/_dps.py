@@ -71,6 +71,7 @@ class DPS(nn.Module):
       raise ValueError(f'temperature={self.temperature}: wanted a number above 0.')
     rows = 1 if self.shared else self.num_kept
     logits = self.param('logits', self.logits_init, (rows, x.shape[1]))
+    # (rows, B, N): each record of the batch gets its own noise.
     scores = jnp.broadcast_to(logits[:, None, :], (rows, *x.shape[:2]))
     if not deterministic:
       key = self.make_rng('gumbel')
@@ -82,9 +83,11 @@ class DPS(nn.Module):
 
 def _sample(scores, num_kept, temperature):
   """A mask (B, N) of `num_kept` ones, drawn row after row from (rows, B, N)."""
+  # A shared row comes M times with one noise: its M largest, Gumbel top-k.
   scores = jnp.broadcast_to(scores, (num_kept, *scores.shape[1:]))
 
   def draw(taken, row):
+    # With M <= N each row still has a finite score, so that no softmax is NaN.
     row = jnp.where(taken, -jnp.inf, row)
     hard = jax.nn.one_hot(jnp.argmax(row, axis=1), row.shape[1], dtype=bool)
     return taken | hard, jax.nn.softmax(row / temperature, axis=1)

@@ -90,7 +90,9 @@ def forgetting_update(state: ForgettingState, indices, correct) -> ForgettingSta
 def _update(state, indices, correct):
   forgotten = state.correct[indices] & ~correct
   return ForgettingState(
+    # Needs distinct records: of two writes to one place either may win.
     state.correct.at[indices].set(correct),
+    # Once learned, always learned: the maximum of bools is `or`.
     state.learned.at[indices].max(correct),
     state.events.at[indices].add(forgotten.astype(jnp.int32)),
   )

@@ -43,6 +43,8 @@ class GraphAttention(nn.Module):
     sent = nn.DenseGeneral(shape, use_bias=False, name='project')(nodes)
     start = nn.initializers.glorot_uniform()
     to, by = (self.param(name, start, shape)[None] for name in ('receive', 'send'))
+    # The product with a concatenation is a sum of two: no (n, n, 2 features) array.
+    # scores: (heads, node i, its neighbour j).
     scores = jnp.sum(sent * to, 2).T[:, :, None] + jnp.sum(sent * by, 2).T[:, None, :]
     scores = jnp.where(adjacency[None], nn.leaky_relu(scores, 0.2), -jnp.inf)
     attention = jax.nn.softmax(scores, axis=2)
@@ -168,6 +170,7 @@ def _gais_style(how, features, labels, rate, key):
   features = features / jnp.where(spread > 0, spread, 1.0)
   model = _Network(how.num_classes, how.hidden, how.heads)
   key, init_key = jax.random.split(key)
+  # Any graph will do: `init` depends on shapes and its key.
   nodes = jnp.zeros((how.batch_size, features.shape[1]))
   params = model.init(init_key, nodes, jnp.eye(how.batch_size, dtype=bool))
   optimizer = optax.adam(rate)
@@ -194,9 +197,11 @@ def _gais_style(how, features, labels, rate, key):
     logits, attention = model.apply(params, features[batch], graph)
     probs = jax.nn.softmax(logits)
     confidence = jnp.take_along_axis(probs, labels[batch][:, None], axis=1)[:, 0]
+    # The last layer has one head: rows pay attention, columns receive it.
     received = jnp.sum(attention[0], axis=0) - jnp.diagonal(attention[0])
     return confidence, received
 
+  # A deal that no epoch has trained on.
   batches = _deal(how, labels, jax.random.fold_in(key, how.epochs))
   found = lax.map(score, batches)
   # In the order of dealing, without those that filled up the last batches.
@@ -209,6 +214,7 @@ def _deal(how, labels, key):
   """Batches (M, b) of records in which each class has its share."""
   total = labels.shape[0]
   num_batches = -(-total // how.batch_size)
+  # By class, in random order within one: neighbours in it go to different batches.
   order = jnp.lexsort((jax.random.bits(key, (total,)), labels))
   # Dealt round by round; the first records fill up what the last round lacks.
   padded = jnp.resize(order, (how.batch_size, num_batches))

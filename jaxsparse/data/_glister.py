@@ -88,6 +88,7 @@ def _glister(size, rows, logits, labels, features, rate):
     gradient = _gradient_rows.total(of_validation) / logits.shape[0]
     gains = _gradient_rows.along(rows, gradient)
     best = jnp.argmax(jnp.where(taken, -jnp.inf, gains))
+    # near: (V,). The 1 is the share of the bias.
     near = 1.0 + jnp.matmul(
       features, rows.features[best], precision=lax.Precision.HIGHEST
     )

@@ -134,6 +134,7 @@ def center(rows: Rows) -> Rows:
 def total(rows: Rows) -> jax.Array:
   """`sum_i a_i` written out: (D,), for last-layer gradients D = C (H + 1)."""
   if isinstance(rows, LastLayerGradients):
+    # (C, H): a sum of outer products is one product of matrices.
     weights = _dot(rows.errors.T, rows.features)
     return jnp.concatenate([jnp.sum(rows.errors, axis=0), weights.ravel()])
   return jnp.sum(rows, axis=0)
@@ -143,6 +144,7 @@ def along(rows: Rows, vector: jax.Array) -> jax.Array:
   """`<a_i, v>` for a vector as `total` gives: (N,)."""
   if isinstance(rows, LastLayerGradients):
     classes = rows.errors.shape[1]
+    # As `total` has them: the C biases first, then C rows of H weights.
     weights = vector[classes:].reshape(classes, -1)
     by_weights = jnp.sum(rows.errors * _dot(rows.features, weights.T), axis=1)
     return _dot(rows.errors, vector[:classes]) + by_weights

@@ -104,6 +104,7 @@ class _Records:
       raise IndexError(f'{position} of {len(self)} records')
     step, place = divmod(position, self.per_step)
     step += self.start
+    # A host's part of a batch is a run of slots, so hosts never meet.
     slot = step * self.plan.batch_size + self.host * self.per_step + place
     index, weight = self._draw(slot)
     try:
@@ -130,6 +131,7 @@ class _Records:
     return f'_Records({self.plan.fingerprint()}, {self.source!r})'
 
   def __getstate__(self):
+    # A lock cannot be pickled, and a drawn block is drawn again from the plan.
     return {**self.__dict__, '_lock': None, '_block': -1, '_drawn': None}
 
   def __setstate__(self, state):

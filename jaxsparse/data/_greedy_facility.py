@@ -140,6 +140,7 @@ def _facility_location(how, rows, key):
   rows = _gradient_rows.normalize(rows)
 
   def similarity(index):
+    # In [0, 1], since a record that nobody covers counts 0.
     return 0.5 + 0.5 * _gradient_rows.products(rows, _gradient_rows.take(rows, index))
 
   indices, _ = _greedy(how, similarity, _gradient_rows.num_rows(rows), key)
@@ -185,6 +186,7 @@ def _greedy(how, similarity, total, key):
 
   def add(state, best, number):
     similar = similarity(best[None])[:, 0]
+    # Strictly, so that a tie stays with the earlier choice.
     nearer = similar > state.covered
     return _State(
       jnp.where(nearer, similar, state.covered),
@@ -196,6 +198,7 @@ def _greedy(how, similarity, total, key):
     if how.num_sampled:
       best = _best_of_sample(how, state, gains, jax.random.fold_in(key, number))
     else:
+      # Nothing is chosen before the first step, so the bounds are the gains.
       best, state = _best_by_bounds(state, gains, number == 0)
     best = best.astype(jnp.int32)
     return add(state, best, number), best
@@ -233,6 +236,7 @@ def _best_by_bounds(state, gains, are_exact):
 
 def _best_of_sample(how, state, gains, key):
   chosen = jnp.isneginf(state.bounds)
+  # Below all uniform numbers: chosen records come only where no others are left.
   draw = jnp.where(chosen, -1.0, jax.random.uniform(key, chosen.shape))
   # In rising order, so that of equal gains the lower index is first.
   sample = jnp.sort(lax.top_k(draw, how.num_sampled)[1])

@@ -54,6 +54,7 @@ def _herding(size, rows):
     # |missing - x|^2 without what all candidates share.
     error = square - 2 * _gradient_rows.along(rows, missing)
     best = jnp.argmin(jnp.where(taken, jnp.inf, error))
+    # The total of one row is that row, written out.
     row = _gradient_rows.total(_gradient_rows.take(rows, best[None]))
     return (missing - row, taken.at[best].set(True)), best
 
@@ -105,11 +106,13 @@ def _k_center(size, rows, start):
   rows = _gradient_rows.center(rows)
   square, total = _gradient_rows.squares(rows), _gradient_rows.num_rows(rows)
   mean = _gradient_rows.total(rows) / total
+  # |x - mean|^2 without what all records share.
   central = jnp.argmin(square - 2 * _gradient_rows.along(rows, mean))
   first = jnp.where(start < 0, central.astype(jnp.int32), start)
 
   def choose(state, _):
     nearest, best = state
+    # Squares order records as distances do.
     distance = _gradient_rows.square_distances(rows, square, best)
     # A chosen record is below all others, also below their copies.
     nearest = jnp.minimum(nearest, distance).at[best].set(-1.0)

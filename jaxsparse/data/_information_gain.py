@@ -57,6 +57,7 @@ def _propagation(embeddings, threshold, weight):
   unit = embeddings / jnp.linalg.norm(embeddings, axis=1, keepdims=True)
   cosines = jnp.matmul(unit, unit.T, precision=lax.Precision.HIGHEST)
   linked = weight * jnp.where(cosines >= threshold, cosines, 0.0)
+  # The diagonal is set: neither the weight nor a rounded cosine applies to it.
   same = jnp.eye(unit.shape[0], dtype=bool)
   adjacency = jnp.where(same, 1.0, linked)
   return adjacency / jnp.sum(adjacency, axis=0, keepdims=True)
@@ -131,9 +132,11 @@ def _mig(size, values, propagation, numbers):
     values = product(values, propagation)
 
   def slope(x):
+    # The length is static and chooses the function, while the numbers are traced.
     if len(numbers) == 1:
       return numbers[0] * jnp.exp(-numbers[0] * x)
     power, offset = numbers
+    # power - 1 is negative: without the offset the slope at 0 would be infinite.
     return power * (x + offset) ** (power - 1)
 
   def choose(state, _):

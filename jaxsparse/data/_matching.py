@@ -72,20 +72,24 @@ def _gradmatch(size, rows, wanted, ridge):
   def choose(state, step):
     indices, factor, right, residual, taken = state
     fit = _gradient_rows.along(rows, residual)
+    # Not the largest size: an opposite gradient would need a weight below 0.
     best = jnp.argmax(jnp.where(taken, -jnp.inf, fit)).astype(jnp.int32)
     chosen = _gradient_rows.take(rows, indices)
     dots = _gradient_rows.products(chosen, _gradient_rows.take(rows, best[None]))[:, 0]
+    # Places from `step` on are empty; their index 0 stands for no record.
     dots = jnp.where(jnp.arange(size) < step, dots, 0.0)
     factor = _grow_cholesky(factor, dots, square[best] + ridge, step)
     indices, right = indices.at[step].set(best), right.at[step].set(by_target[best])
     # What is not chosen yet has a right side of 0, and so a weight of 0.
     weights = cho_solve((factor, True), right)
     chosen = _gradient_rows.take(rows, indices)
+    # Each choice changes all weights, so no running difference would do.
     residual = target - _gradient_rows.total(_gradient_rows.scale(chosen, weights))
     return indices, factor, right, residual, taken.at[best].set(True)
 
   start = (
     jnp.zeros(size, jnp.int32),
+    # Empty places are rows of the identity, which keep the system solvable.
     jnp.eye(size),
     jnp.zeros(size),
     target,
@@ -124,10 +128,12 @@ def solve_nonnegative(matrix: jax.Array, right: jax.Array) -> jax.Array:
   Kim and Park, Fast Nonnegative Matrix Factorization: An Active-Set-Like Method, 2011.
   """
   size = right.shape[0]
+  # A derivative of 0 that rounds to below 0 must not free its variable.
   slack = 1e-6 * jnp.max(jnp.abs(right))
 
   def solve(free):
     keep = free[:, None] & free[None, :]
+    # The identity off the free set: one shape for all sets, still positive definite.
     reduced = jnp.where(keep, matrix, jnp.eye(size))
     x = cho_solve((jnp.linalg.cholesky(reduced), True), jnp.where(free, right, 0.0))
     derivative = jnp.matmul(matrix, x, precision=lax.Precision.HIGHEST) - right
@@ -137,6 +143,7 @@ def solve_nonnegative(matrix: jax.Array, right: jax.Array) -> jax.Array:
     step, free, _, wrong, fewest, tries = state
     num_wrong = jnp.sum(wrong)
     better = num_wrong < fewest
+    # Three full exchanges may fail; after them only the last wrong variable moves.
     tries = jnp.where(better, 3, tries - 1)
     last = size - 1 - jnp.argmax(wrong[::-1])
     one = jnp.arange(size) == last

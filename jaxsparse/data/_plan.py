@@ -32,6 +32,7 @@ PASS, ROUND, DRAW, ORDER, SHIFT = (np.uint32(i) for i in range(1, 6))
     'draw',
   ),
 )
+# No `==`, as that of arrays is no single bool: `fingerprint` compares plans.
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
   """Which records, with which weights, make up each batch of a run.
@@ -227,6 +228,7 @@ def make(
     total_steps=total_steps,
     steps_per_round=steps_per_round,
     likelihood_size=num_examples if likelihood_size is None else likelihood_size,
+    # As pairs: what is static in a pytree has to be hashable.
     settings=tuple((settings or {}).items()),
     cycle=cycle,
     draw=draw,

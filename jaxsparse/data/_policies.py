@@ -252,6 +252,7 @@ def iid(num_examples: int, batch_size: int, *, num_steps: int, seed) -> _plan.Pl
 
 
 def _draw_iid(plan, cycle, position):
+  # A cycle is one step, so each slot has a key of its own: draws may repeat.
   key = _bits.fold(_bits.fold(plan.key(_plan.DRAW), cycle), position)
   indices = _bits.below(key, np.uint32(plan.num_examples))
   return indices, _plan.ones(indices)

@@ -125,6 +125,7 @@ def _k_means(num_clusters, max_steps, x, key):
     step, centroids, clusters, _ = state
     means, counts = _means(x, clusters, num_clusters)
     centroids = jnp.where((counts > 0)[:, None], means, centroids)
+    # Assigned last, so that the clusters are those of the centroids at any end.
     moved = assign(centroids)
     return step + 1, centroids, moved, jnp.any(moved != clusters)
 
@@ -153,6 +154,7 @@ def _plus_plus(num_clusters, x, key):
   def add(nearest, key):
     # If all distances are 0 any record will do.
     logits = jnp.log(jnp.where(jnp.any(nearest > 0), nearest, 1.0))
+    # By squared distance; log 0 keeps copies of the centroids from being drawn.
     centroid = x[jax.random.categorical(key, logits)]
     distance = jnp.sum((x - centroid[None]) ** 2, axis=1)
     return jnp.minimum(nearest, distance), centroid

@@ -64,6 +64,7 @@ def rs2(
   size = _checks.round_size(num_examples, ratio, batch_size)
   steps = size // batch_size
   if replacement:
+    # A cycle ends with the last full batch, so that no batch spans two subsets.
     cycle, tables, draw = steps * batch_size, {}, draw_round
     if labels is not None:
       tables = _strata.round_tables(labels, num_examples, size)

@@ -66,6 +66,7 @@ def entropy(probs) -> jax.Array:
 
 @jax.jit
 def _entropy(probs):
+  # `entr` is 0 at 0, where p log p would be NaN.
   return jnp.sum(jax.scipy.special.entr(probs), axis=1)
 
 
@@ -103,6 +104,7 @@ def margin(probs) -> jax.Array:
 @jax.jit
 def _margin(probs):
   first = jnp.argmax(probs, axis=1)
+  # Only one of tied classes is taken out, which leaves a gap of 0.
   rest = jnp.where(jax.nn.one_hot(first, probs.shape[1], dtype=bool), -1.0, probs)
   return 1.0 - (jnp.max(probs, axis=1) - jnp.max(rest, axis=1))
 

@@ -184,6 +184,7 @@ def _deepfool(apply_fn, max_steps, chunk, params, inputs):
       moved = moved + _to_nearest_boundary(logits_of, x + moved, first)
       return step + 1, moved, jnp.argmax(logits_of(x + moved)) != first
 
+    # Under `vmap` the loop goes on until all are done; who is done stays as it is.
     start = (jnp.int32(0), jnp.zeros_like(x), jnp.bool_(False))
     return jnp.linalg.norm(lax.while_loop(goes_on, move, start)[1].ravel())
 

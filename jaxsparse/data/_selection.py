@@ -98,6 +98,7 @@ def top_scores(scores, size) -> Selection:
 @functools.partial(jax.jit, static_argnums=1)
 def _top_scores(scores, size):
   hashes = masks.hash_index(scores.shape)
+  # The last key comes first in a lexsort; `~` makes rising order falling.
   order = jnp.lexsort((~hashes, ~masks.ordered_keys(scores)))
   return unweighted(order[:size])
 
@@ -142,6 +143,7 @@ def class_budgets(labels, size, *, num_classes: int | None = None) -> np.ndarray
       f'labels: no record of class {int(np.argmin(counts))} among {num_classes}'
       ' classes; wanted at least one of each.'
     )
+  # In 64 bits: a product of two counts may exceed 32.
   budgets, rest = np.divmod(size * counts.astype(np.int64), total)
   first = np.argsort(-rest, kind='stable')[: size - budgets.sum()]
   budgets[first] += 1

@@ -103,10 +103,12 @@ def draw_round(plan: _plan.Plan, cycle, position):
   )
   extra = place >= total
   point = xp.where(extra, place - total, 0) * np.uint32(plan.num_examples) + shift
+  # From the right, which passes over classes that have no slots of this kind.
   by_part = xp.searchsorted(parts, point, side='right')
   by_whole = xp.searchsorted(ends, place, side='right')
   which = xp.where(extra, by_part, by_whole)
   begins = xp.concatenate([xp.zeros(1, np.uint32), ends])
+  # The extra slot of a class follows those of its whole part.
   rank = xp.where(extra, begins[which + 1] - begins[which], place - begins[which])
   key = _bits.fold(_bits.fold(plan.key(_plan.ROUND), cycle), which.astype(np.uint32))
   return _member(plan, which, rank, key)

@@ -113,6 +113,7 @@ def ccs(
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _ccs(size, left, num_strata, scores, key):
   total = scores.shape[0]
+  # By rank and not by a threshold: ties must not change how many are left.
   easy = (
     jnp.zeros(total, bool).at[_selection.top_scores(-scores, left).indices].set(True)
   )
@@ -121,6 +122,7 @@ def _ccs(size, left, num_strata, scores, key):
   place = (scores - low) / jnp.where(high > low, high - low, 1.0) * num_strata
   # The largest score belongs to the last stratum, whatever its sign.
   strata = jnp.clip(place.astype(jnp.int32), 0, num_strata - 1)
+  # One more stratum, without a budget, takes what was dropped.
   strata = jnp.where(easy, strata, num_strata)
   counts = jnp.zeros(num_strata + 1, jnp.int32).at[strata].add(1)[:num_strata]
   budgets = jnp.append(_allocate(size, counts), 0)
@@ -129,6 +131,7 @@ def _ccs(size, left, num_strata, scores, key):
   starts = jnp.append(0, jnp.cumsum(counts))
   rank = jnp.arange(total) - starts[strata[order]]
   chosen = jnp.zeros(total, bool).at[order].set(rank < budgets[strata[order]])
+  # The budgets add up to `size`, so that nothing is cut off or filled up.
   return _selection.unweighted(jnp.nonzero(chosen, size=size)[0])
 
 
@@ -138,6 +141,7 @@ def _allocate(size, counts):
 
   def share(rest, step):
     stratum, strata_left = step
+    # Strata come by rising counts, so the last ones can give all that is left.
     budget = jnp.minimum(counts[stratum], rest // strata_left)
     return rest - budget, budget
 

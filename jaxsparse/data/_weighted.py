@@ -63,6 +63,7 @@ def importance(
     )
   mixed = (1 - floor) * given / given.sum() + floor / given.size
   ends = np.rint(np.cumsum(mixed) / mixed.sum() * _UNITS).astype(np.uint64)
+  # Rounding must leave no 32-bit word without a record.
   ends[-1] = _UNITS
   units = np.diff(ends, prepend=np.uint64(0))
   if not units.all():
@@ -77,12 +78,14 @@ def importance(
     'importance', _draw_importance, num_examples=given.size, batch_size=batch_size,
     steps_per_round=1, rounds=num_steps, cycle=batch_size, seed=seed,
     settings={'floor': float(floor)},
+    # The last end, 2**32, is no uint32, and no word reaches it.
     tables={'ends': ends[:-1].astype(np.uint32), 'weights': np.float32(weights)},
   )  # fmt: skip
 
 
 def _draw_importance(plan, cycle, position):
   ends = plan.tables['ends']
+  # One word of a key is a uniform number of 32 bits.
   word, _ = _bits.fold(_bits.fold(plan.key(_plan.DRAW), cycle), position)
   indices = _bits.namespace(word, ends).searchsorted(ends, word, side='right')
   return indices, plan.tables['weights'][indices]
@@ -204,6 +207,7 @@ def _ranks_in_class(scores, labels):
 def _draw_curriculum(plan, cycle, position):
   pools = plan.tables['pools']
   xp = _bits.namespace(cycle, pools)
+  # Steps past the last are defined too: they draw from the last pool.
   size = pools[xp.minimum(cycle, np.uint32(pools.size - 1))]
   key = _bits.fold(plan.key(_plan.ROUND), cycle)
   place = _bits.permute(position, size, key, plan.num_examples)
