@@ -38,8 +38,10 @@ def share_out(leaves, densities, total_kept):
   exact = {n: densities[n] * leaf.size for n, leaf in leaves.items()}
   # Float errors are no remainder: 49.999999999 weights are 50.
   kept = {n: min(int(exact[n] + 1e-6), leaves[n].size) for n in leaves}
+  # Largest remainder first; ties keep the order of the leaves.
   by_remainder = sorted(leaves, key=lambda n: kept[n] - exact[n])
   missing = total_kept - sum(kept.values())
+  # Leaves that are full, or empty, take no part, so one round may not be enough.
   while missing:
     step = 1 if missing > 0 else -1
     for name in by_remainder[::step]:

@@ -57,6 +57,7 @@ def fixing(
       )
     others = distribution(rest, 1 - left / size, scores) if size else {}
     counts = any(_is_count(x) for x in others.values())
+    # All counts or all sparsities, as the other leaves have it.
     result = {
       n: jnp.int32(k) if counts else 1 - k / leaves[n].size for n, k in kept.items()
     }
@@ -111,6 +112,7 @@ def uniform_plus(
   first = min(convolutions, key=lambda x: _counts.lengths(x, x.in_axes)).name
   last = min(matrices, key=lambda x: _counts.lengths(x, x.out_axes)).name
   shares = fixing(_shapes.uniform, {_literal(first): 0.0})(leaves, sparsity)
+  # Of two leaves the total alone decides on the classifier.
   if 1 - shares[last] >= _CLASSIFIER_DENSITY or len(leaves) == 2:
     return shares
   fixed = {_literal(first): 0.0, _literal(last): 1 - _CLASSIFIER_DENSITY}

@@ -87,5 +87,7 @@ def _lamp_scores(leaf, magnitudes):
   rows = jnp.where(worthless, jnp.float32(0), jnp.abs(rows))
   # Relative to the largest, so that no square overflows or vanishes.
   largest = jnp.max(rows, axis=1, keepdims=True)
+  # Falling, so that a cumulated sum is over all that is at least as large.
   rows = -jnp.sort(-rows / jnp.where(largest > 0, largest, jnp.float32(1)), axis=1)
+  # A layer of zeros scores 0, not 0 / 0.
   return rows**2 / jnp.maximum(jnp.cumsum(rows**2, axis=1), jnp.float32(1e-30))

@@ -106,6 +106,7 @@ def _by_ratio(leaves, sparsity, spatial_axes):
     # What is dense keeps all of itself; eps shares the rest out anew.
     left = kept - sum(leaves[n].size for n in dense)
     weight = sum(ratios[n] * leaves[n].size for n in others)
+    # The sum of eps r_l n_l over the others is what they may keep.
     eps = left / weight if weight else 0.0
     largest = max(ratios[n] for n in others)
     if eps * largest <= 1:

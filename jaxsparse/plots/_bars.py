@@ -45,6 +45,7 @@ def step_times(
   kinds = _style.groups(rows, kind) if kind is not None else {'': rows}
   thick = 0.8 / len(kinds)
   figure, axes = _style.new_figure(1, 1, (8, 1.2 + 0.28 * len(names) * len(kinds)))
+  # 1 is among the ends, so that its line is always in sight.
   axis, ends = axes[0, 0], [1.0]
   for i, (which, members) in enumerate(kinds.items()):
     colour = _style.COLOURS[i % len(_style.COLOURS)]
@@ -72,6 +73,7 @@ def _bar(axis, place: float, values, colour: str, thick: float) -> float:
   if not values.size:
     return 0.0
   mean, sd = values.mean(), values.std(ddof=1) if values.size > 1 else 0.0
+  # None where there is no spread: an error of 0 would still draw its caps.
   bars = {'color': colour, 'capsize': 3, 'xerr': sd or None}
   axis.barh(place, mean, 0.9 * thick, **bars)
   end = mean + sd

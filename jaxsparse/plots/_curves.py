@@ -48,6 +48,7 @@ def learning_curves(
     if not at.size:
       continue
     mean, sd = scale(mean), scale(sd)
+    # A line through a single point would be invisible.
     dot = 'o' if at.size == 1 else None
     axis.plot(at, mean, linewidth=1.8, label=name, marker=dot, **_style.line_style(i))
     axis.fill_between(
@@ -217,5 +218,6 @@ def _density_axis(axis, sparsities) -> None:
   ticks = sorted(s for s in sparsities if s > 0) or [0.0]
   axis.set_xscale('log')
   axis.minorticks_off()
+  # Density falls to the right, so that sparsity rises.
   axis.set_xlim((1 - ticks[0]) * 1.2, (1 - ticks[-1]) / 1.2)
   axis.set_xticks([1 - s for s in ticks], [f'{100 * s:g}' for s in ticks])

@@ -46,6 +46,7 @@ def reliability_diagram(
   error = float(bayes.ece_top_label_l1(probs, labels, bins))
   probs, labels = np.asarray(probs, np.float32), np.asarray(labels)
   confidence, correct = probs.max(1), probs.argmax(1) == labels
+  # In float32, as the error in the legend has them: both bin alike.
   edges = np.arange(1, bins, dtype=np.float32) / np.float32(bins)
   place = np.searchsorted(edges, confidence, side='left')
   counts = np.bincount(place, minlength=bins)
@@ -122,6 +123,7 @@ def entropy_histograms(
   figure, axes = _style.new_figure(1, 1, (8, 4.5))
   axis = axes[0, 0]
   for i, (name, x) in enumerate(values.items()):
+    # Shares, so that data sets of different sizes compare.
     weights = np.full(x.size, 100 / x.size)
     options = {'bins': edges, 'weights': weights}
     style = _style.line_style(i)

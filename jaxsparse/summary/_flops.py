@@ -93,6 +93,7 @@ def flops(apply_fn, params, *inputs, masks=None) -> Flops:
   closed = jax.make_jaxpr(apply_fn)(params, *inputs)
   leaves = core.leaves_of(params)
   context = _Context(frozenset(n for n, x in leaves.items() if core.kernels(x)), {})
+  # A jaxpr has flat inputs: first the leaves of the params, in the tree's order.
   origins = [_Origin(frozenset([name])) for name in leaves]
   origins += [_Origin(activation=True) for _ in closed.jaxpr.invars[len(origins) :]]
   _, counts = _walk(closed, origins, context)
@@ -129,6 +130,7 @@ def _walk(closed, args, context):
   counts = collections.Counter()
 
   def read(v):
+    # A literal is a number in the program: neither a weight nor an activation.
     if isinstance(v, jax_core.Literal) or not _is_data(v.aval):
       return _NOTHING
     return origins.get(v, _NOTHING)
@@ -197,6 +199,7 @@ def _dot(eqn, args, context):
   (contracted, _), _ = eqn.params['dimension_numbers']
   shape = eqn.invars[0].aval.shape
   depth = math.prod(shape[axis] for axis in contracted)
+  # Batch axes are among those of the output: they need no factor of their own.
   out_size = math.prod(eqn.outvars[0].aval.shape)
   return _product(eqn, args, context, 2 * out_size * depth)
 
@@ -212,6 +215,7 @@ def _conv(eqn, args, context):
   for i, (n, k) in enumerate(zip(out_window, window)):
     position = np.arange(n)[:, None] * p['window_strides'][i] - p['padding'][i][0]
     position = position + np.arange(k)[None, :] * p['rhs_dilation'][i]
+    # Between the multiples of `lhs_dilation` lie zeros that were inserted.
     taps *= int(np.count_nonzero(position % p['lhs_dilation'][i] == 0))
   return _product(eqn, args, context, 2 * batch * features * depth * taps)
 
@@ -220,6 +224,7 @@ def _fixed_carry(body, consts, carry, xs, context):
   """Walks a loop's body until the origins of its carry no longer change."""
   while True:
     outs, counts = _walk(body, [*consts, *carry, *xs], context)
+    # Origins only grow, and there are finitely many: the loop ends.
     joined = [_join(pair) for pair in zip(carry, outs)]
     if joined == carry:
       return outs, counts
@@ -255,6 +260,7 @@ def _while(eqn, args, context):
 
 
 def _cond(eqn, args, context):
+  # The first operand chooses the branch.
   results = [_walk(body, args[1:], context) for body in eqn.params['branches']]
   outs = [_join(origins) for origins in zip(*(outs for outs, _ in results))]
   counts = max((counts for _, counts in results), key=lambda c: c.total())

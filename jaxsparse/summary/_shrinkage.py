@@ -110,6 +110,7 @@ def shrinkage(
       continue
     size = np.abs(np.asarray(jax.device_get(value), np.float32))
     mask = np.broadcast_to(np.asarray(masks[name]), size.shape)
+    # Infinite where all weights are shrunk.
     threshold = float(np.min(size, where=mask, initial=np.inf))
     changed = math.nan
     if before is not None:

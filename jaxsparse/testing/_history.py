@@ -134,6 +134,7 @@ def train(
 
   @jax.jit
   def step(*args):
+    # Python runs only while jax traces.
     traces.append(None)
     return advance(*args)
 

@@ -36,6 +36,7 @@ def check_extra_args(history: _history.History) -> None:
   inner = optax.GradientTransformationExtraArgs(lambda p: optax.EmptyState(), update)
   tx = history.make_tx(inner, 0)
   params, state = rules.init(tx, history.prepare(_history.small_params()))
+  # Tracing is enough to see what arrives.
   jax.eval_shape(lambda v: tx.update(params, state, params, value=v)[0], 1.0)
   _history.require(
     got and got[0] is not None, 'the inner optimizer did not get the argument `value`.'
@@ -86,6 +87,7 @@ def check_donation(history: _history.History) -> None:
     AssertionError: a deleted array of the caller's, or values that differ from a
       run without donation.
   """
+  # A typed key: an int has no buffer that could be donated.
   seed, start = jax.random.key(0), _history.small_params()
   tx = history.make_tx(history.inner, seed)
   step = jax.jit(_history.make_step(tx), donate_argnums=(0, 1))
@@ -203,6 +205,7 @@ def _num_conds(eqns):
   """Counts `cond`, not those inside others: they break ties, and depend on data."""
   count = 0
   for eqn in eqns:
+    # The primitive of `jax.jit` has either name, by the release of jax.
     inner = eqn.params.get('jaxpr') if eqn.primitive.name in ('jit', 'pjit') else None
     count += _num_conds(inner.eqns) if inner else eqn.primitive.name == 'cond'
   return count
