@@ -88,9 +88,13 @@ def negative_elbo(
     >>> bool(jnp.isclose(loss, info.nll + 0.3 * info.kl))
     True
   """
-  if not isinstance(num_examples, int) or num_examples < 1:
+  if (
+    isinstance(num_examples, bool)
+    or not isinstance(num_examples, int)
+    or num_examples < 1
+  ):
     raise ValueError(f'num_examples={num_examples!r}: wanted an int of at least 1.')
-  if not isinstance(samples, int) or samples < 1:
+  if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
     raise ValueError(f'samples={samples!r}: wanted an int of at least 1.')
   if has_aux and samples > 1:
     raise ValueError(f'samples={samples}: wanted 1, as has_aux gives one aux.')

@@ -52,6 +52,8 @@ def as_probs(probs, labels):
 
 def of_label(values, labels):
   """The value of each row's label; under `jit` NaN for a label out of range."""
+  # A negative index would count from the last class.
+  labels = jnp.where(labels < 0, values.shape[1], labels)
   found = jnp.take_along_axis(values, labels[:, None], axis=1, mode='fill')
   return found[:, 0]
 

@@ -76,7 +76,11 @@ def _held(leaf: core.Leaf, value, mask, capacity):
   def one(value, mask):
     return sparse.from_mask(value, mask, capacity=capacity, format=form)
 
-  # Relies on stacked axes that lead: one `vmap` for each.
+  if set(leaf.stack_axes) != set(range(stacked)):
+    raise ValueError(
+      f'{leaf.name}: stacked axes {leaf.stack_axes} of {leaf.shape}; wanted those first.'
+    )
+  # One `vmap` for each stacked axis.
   for _ in range(stacked):
     one = jax.vmap(one)
   return one(value, mask)

@@ -137,7 +137,7 @@ def _dot(backend, product, weight, x):
     )
   # The contracted axes come last, in the order in which the weight has them.
   x = jnp.moveaxis(x, [a for _, a in pairs], range(x.ndim - len(pairs), x.ndim))
-  transpose = contracted == sides[1] != sides[0]
+  transpose = contracted == sides[1]
   y = sparse.matmul(x, weight, transpose=transpose, backend=backend)
   # x has the layer's dtype by now; values may be wider, the output must not be.
   return y.astype(x.dtype)

@@ -15,7 +15,8 @@ class Candidates(NamedTuple):
   Attributes:
     inputs: int32 (n,), the input of each unit.
     rows: int32 (n,), its row: output / block.
-    scores: float32 (n,), the mean |gradient| over the unit.
+    scores: float32 (n,), the mean |gradient| over the unit; uint32 random numbers for a
+      rule that grows at random.
     valid: bool (n,), False where there were fewer inactive units.
   """
 

@@ -17,7 +17,7 @@ def transform(tx, mask_shapes=None) -> optax.GradientTransformationExtraArgs:
   """What a transform of this library becomes in compact training.
 
   Args:
-    tx: the transform; `check_rule` has passed.
+    tx: the transform, which `convert` has looked at.
     mask_shapes: `{name: shape}` of the masks that it had.
 
   Returns:

@@ -70,7 +70,8 @@ def as_key(seed) -> jax.Array:
   dtype = getattr(seed, 'dtype', jnp.int32 if isinstance(seed, int) else float)
   if jnp.issubdtype(dtype, jax.dtypes.prng_key):
     return seed
-  if not jnp.issubdtype(dtype, jnp.integer) or jnp.ndim(seed):
+  is_bool = isinstance(seed, bool)
+  if is_bool or not jnp.issubdtype(dtype, jnp.integer) or jnp.ndim(seed):
     raise ValueError(
       f'seed={seed!r}: wanted an int, an integer scalar, or a typed key as from'
       ' jax.random.key.'

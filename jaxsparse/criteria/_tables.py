@@ -54,8 +54,9 @@ def popularity(
     names, leaves, treedef = core.named_leaves(drawn)
     scores = []
     for name, bits in zip(names, leaves):
-      # In (0, 1): a score of 0 would win over every weight.
-      uniform = (bits.astype(jnp.float32) + 0.5) / jnp.float32(2**31 + 1)
+      # In (0, 1): a score of 0 would win over every weight. The largest numbers become
+      # 2**31 in float32, so the divisor is the float32 that follows it.
+      uniform = (bits.astype(jnp.float32) + 0.5) / jnp.float32(2**31 + 256)
       log = jnp.log(uniform)
       scores.append(log * weights[name] if name in weights else log)
     return treedef.unflatten(scores)

@@ -65,7 +65,8 @@ def normal(
   """
   if not can_index(key):
     raise ValueError(
-      f'key: {jax.random.key_impl(key)}; wanted threefry2x32, jax.random.'
+      f'key: {jax.random.key_impl(key)}; wanted threefry2x32, and'
+      ' jax_threefry_partitionable as it is by default.'
     )
   if index is not None and (index.dtype != jnp.uint32 or index.shape != shape):
     raise ValueError(

@@ -10,7 +10,8 @@ import numpy as np
 
 Rows = Sequence[Mapping[str, Any]]
 
-# Okabe and Ito's colours: told apart under every form of colour blindness.
+# Okabe and Ito's colours, told apart under every form of colour blindness; the last is a
+# violet in the place of their yellow, which is hardly seen on white.
 COLOURS = (
   '#0072B2',
   '#D55E00',

@@ -160,10 +160,11 @@ def init(
   """
   opt_state = tx.init(params)
   params = apply_masks(params, opt_state)
-  if rescale and any(s.memory is not None for s in _states(opt_state)):
+  if rescale and any(jax.tree.leaves(s.memory) for s in _states(opt_state)):
     raise ValueError(
-      'rescale: the rule remembers the weights that it was given (a dense latent), so'
-      ' scaling the params would be undone by the first update.'
+      'rescale: the rule remembers what it saw of the weights that it was given (a dense'
+      ' latent, the smallest ones), which scaling the params would not reach; wanted a'
+      ' rule without a memory.'
     )
   if not rescale:
     return params, opt_state

@@ -8,7 +8,6 @@ added up, a few thousand weights at a time, so that they stay in a cache.
 import jax
 from jax import export, lax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxsparse.sparse import _patterns
 
@@ -22,12 +21,12 @@ _DENSE_UP_TO = 2**28
 
 
 def forward(values, pattern, x):
-  """x W: float32 (batch, outputs)."""
+  """x W: (batch, outputs), in the dtype of x and from float32 sums."""
   fmt = pattern.format
   if _is_dense(pattern):
     return _dot(x, _matrix(values, pattern))
   inputs, outputs, valid = _patterns.places(pattern)
-  values = jnp.where(valid, values, np.float32(0))
+  values = jnp.where(valid, values, jnp.zeros((), values.dtype))
   # Feature-major: a gathered row is what one weight meets in the whole batch.
   return _spread(x.T, inputs, outputs, values, fmt.outputs).T
 
@@ -44,11 +43,11 @@ def backward(values, pattern, x, dy):
     return dx, dvalues
   inputs, outputs, valid = _patterns.places(pattern)
   if values is not None:
-    values = jnp.where(valid, values, np.float32(0))
+    values = jnp.where(valid, values, jnp.zeros((), values.dtype))
     dx = _spread(dy.T, outputs, inputs, values, fmt.inputs).T
   if x is not None:
     dvalues = _products(x.T, dy.T, inputs, outputs)
-    dvalues = jnp.where(valid, dvalues, np.float32(0))
+    dvalues = jnp.where(valid, dvalues, jnp.zeros((), dvalues.dtype))
   return dx, dvalues
 
 
@@ -134,13 +133,16 @@ def _spread(given, sources, targets, values, size):
 
   def add(total, chunk):
     source, target, value = chunk
-    return total.at[target].add(value[:, None] * given[source]), None
+    product = value.astype(wide)[:, None] * given[source].astype(wide)
+    return total.at[target].add(product), None
 
-  start = jnp.zeros((size, given.shape[1]), given.dtype)
+  # A sum of many halves would lose the small ones.
+  wide = jnp.promote_types(given.dtype, jnp.float32)
+  start = jnp.zeros((size, given.shape[1]), wide)
   # Padding adds 0 to the first row.
   chunks = _chunks([sources, targets, values], given.shape[1])
   total, _ = lax.scan(add, start, tuple(chunks))
-  return total
+  return total.astype(given.dtype)
 
 
 def _products(left, right, rows, columns):

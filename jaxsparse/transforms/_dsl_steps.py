@@ -158,11 +158,18 @@ def grown_value(how: How, params, evidence):
   due, turn = how.rotate(evidence.step), evidence.decision.memory.rotation
   masks = core.named_subset(evidence.decision.masks, tables)
   names, leaves, treedef = core.named_leaves(params)
-  values = dict(zip(names, jax.tree.leaves(value)))
-  for name, x in zip(names, leaves):
-    if name in tables:
-      turned = (x.astype(jnp.float32) @ turn).astype(x.dtype)
-      values[name] = jnp.where(masks[name] & due, turned, values[name])
+  zeros = dict(zip(names, jax.tree.leaves(value)))
+
+  def turned():
+    found = dict(zeros)
+    for name, x in zip(names, leaves):
+      if name in tables:
+        there = (x.astype(jnp.float32) @ turn).astype(x.dtype)
+        found[name] = jnp.where(masks[name], there, zeros[name])
+    return found
+
+  # A product with whole tables is not for every step.
+  values = jax.lax.cond(due, turned, lambda: zeros)
   return treedef.unflatten([values[n] for n in names])
 
 

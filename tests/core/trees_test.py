@@ -141,7 +141,9 @@ def test_a_dict_entry_called_value_keeps_its_name():
   assert core.named_leaves(tree)[0] == ['attention/key', 'attention/value']
 
 
-@pytest.mark.parametrize('seed', [0.5, '0', jnp.float32(1), jax.random.PRNGKey(0)])
+@pytest.mark.parametrize(
+  'seed', [0.5, '0', True, jnp.float32(1), jax.random.PRNGKey(0)]
+)
 def test_another_seed_is_refused(seed):
   with pytest.raises(ValueError, match='seed=.*wanted an int'):
     core.as_key(seed)

@@ -327,3 +327,11 @@ def test_masks_of_an_nnx_state_have_its_treedef():
 def test_rescale_refuses_a_rule_with_a_latent():
   with pytest.raises(ValueError, match='rescale: the rule remembers'):
     js.init(js.transforms.ste(optax.sgd(0.1), 0.5), _params(), rescale=True)
+
+
+def test_rescale_takes_a_rule_whose_memory_is_empty():
+  tx = js.transforms.dsl(
+    optax.sgd(0.1), 0.75, seed=0, when=js.schedules.every(3), growth='last'
+  )
+  params, _ = js.init(tx, {'embedding': jnp.ones((8, 4))}, rescale=True)
+  assert float(params['embedding'].max()) > 1

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import jaxsparse as js
+from jaxsparse.criteria import _weights
 
 _ALWAYS = js.schedules.always
 
@@ -218,6 +219,16 @@ def test_starts():
   strongest = np.abs(u[:, :6] * np.sqrt(s[:6])).argmax(1)
   kept = np.asarray(masks['user']['embedding'])
   assert kept.sum() == 36 and kept[np.arange(12), strongest].all()
+
+
+def test_the_largest_draw_does_not_win_over_every_frequency(monkeypatch):
+  bits = jnp.array([[2**31 - 1], [0]], jnp.uint32)
+  monkeypatch.setattr(_weights, 'random', lambda evidence: {'embedding': bits})
+  popular = js.criteria.popularity({'embedding': np.array([1, 10**9])}, 1.0)
+  params = {'embedding': jnp.ones((2, 1))}
+  evidence = js.core.Evidence((params,), None, None, None, 0, jax.random.key(0))
+  scores = popular(evidence)['embedding']
+  assert float(scores[0, 0]) < float(scores[1, 0]) < 0
 
 
 @pytest.mark.long
