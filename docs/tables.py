@@ -16,12 +16,13 @@ from experiments import tables
 
 _DOCS = pathlib.Path(__file__).resolve().parent
 _RESULTS = _DOCS.parent / 'experiments' / 'results'
-_PLACE = re.compile(r'(<!-- results: (\w+) ([\w, ]+) -->\n)\n(?:\|.*\n)*', re.MULTILINE)
+_PLACE = re.compile(r'(<!-- results: (\w+) ([\w, ]+) -->\n)\n*(?:\|.*\n)*\n*', re.MULTILINE)
 
 
 def filled(text: str) -> str:
   """The text of a page with its tables as the results have them."""
-  return _PLACE.sub(lambda m: f'{m[1]}\n{_table(m[2], m[3].split(", "))}\n', text)
+  made = lambda m: f'{m[1]}\n{_table(m[2], m[3].split(", "))}\n\n'
+  return _PLACE.sub(made, text).rstrip('\n') + '\n'
 
 
 def _table(name, ways):
