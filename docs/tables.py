@@ -16,7 +16,9 @@ from experiments import tables
 
 _DOCS = pathlib.Path(__file__).resolve().parent
 _RESULTS = _DOCS.parent / 'experiments' / 'results'
-_PLACE = re.compile(r'(<!-- results: (\w+) ([\w, ]+) -->\n)\n*(?:\|.*\n)*\n*', re.MULTILINE)
+_PLACE = re.compile(
+  r'(<!-- results: (\w+) ([\w, ]+) -->\n)\n*(?:\|.*\n)*\n*', re.MULTILINE
+)
 
 
 def filled(text: str) -> str:
