@@ -43,8 +43,8 @@ def parse(doc, seconds, sparse=True, **more):
 def _alone(percent) -> int:
   """The same command for one sparsity; its exit code.
 
-  In a process of its own: after other sparsities, in the same process, the short steps took
-  twice as long. Why is not known; what those have left on the heap is the suspect.
+  In a process of its own: what others leave on the heap decides whether memory is mapped
+  anew in every step, where the launcher does not forbid that.
   """
   command = [sys.executable, *sys.argv, f'--sparsities={percent}']
   return subprocess.run(command, check=False).returncode
