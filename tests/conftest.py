@@ -3,6 +3,7 @@
 import os
 import pathlib
 import random
+import signal
 
 # Before jax starts: the fake devices are CPUs, also in the processes tests start.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -11,6 +12,10 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+
+# A shell's background jobs ignore SIGINT, and so would the processes that tests start
+# and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
