@@ -12,7 +12,6 @@ import sys
 import types
 
 import _interleaved
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -60,7 +59,6 @@ def main():
       for name, row_sparse in (('whole tables', False), ('rows of the batch', True))
     }
     print(f'{users + items:,} rows of {args.features}, batch {args.batch}')
-    jax.block_until_ready([call() for call in rows.values()])
     times = _interleaved.measure(rows, args)
     _interleaved.report(times, lambda name: 'whole tables')
 

@@ -26,8 +26,7 @@ def get_config(argument: str):
 def _slow(sparsity: float) -> dict:
   """ISS-P that lets go slowly: with alpha 0.99 the ceiling is 5 times that of 0.95.
 
-  At high sparsity the threshold of a layer is above the lower ceiling from the first
-  steps on, and no weight comes back.
+  Where the threshold of a layer is above the ceiling, no weight comes back to it.
   """
   found = _superres_defaults.methods(sparsity)
   plain = next(spec for spec in found if spec['transform'] == 'iss_p')

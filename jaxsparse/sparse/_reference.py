@@ -137,7 +137,7 @@ def _spread(given, sources, targets, values, size):
     return total.at[target].add(product), None
 
   # A sum of many halves would lose the small ones.
-  wide = jnp.promote_types(given.dtype, jnp.float32)
+  wide = max(given.dtype, jnp.dtype(jnp.float32), key=lambda d: d.itemsize)
   start = jnp.zeros((size, given.shape[1]), wide)
   # Padding adds 0 to the first row.
   chunks = _chunks([sources, targets, values], given.shape[1])

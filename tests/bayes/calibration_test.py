@@ -169,6 +169,13 @@ def test_bad_input_is_named(probs, labels, message):
     js.bayes.ece_top_label_l1(probs, labels)
 
 
+def test_under_jit_a_label_below_0_is_nan_and_not_the_last_class():
+  loss = jax.jit(js.bayes.negative_log_likelihood)
+  assert np.isnan(loss(_TWO, jnp.array([-1]))) and np.isfinite(
+    loss(_TWO, jnp.array([1]))
+  )
+
+
 def test_bins_are_checked():
   for metric in (js.bayes.ece_top_label_l1, js.bayes.ece_adaptive):
     with pytest.raises(ValueError, match='bins=0'):

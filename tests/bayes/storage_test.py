@@ -1,5 +1,6 @@
 """Posteriors on disk, and draws that hold their nonzeros only."""
 
+import dataclasses
 import json
 
 from flax import nnx
@@ -196,6 +197,17 @@ def test_sparse_draws_are_the_draws():
   np.testing.assert_allclose(traced['dense1']['kernel'].values, held.values, rtol=1e-6)
   with pytest.raises(ValueError, match='capacity: dense1/kernel has a traced mask'):
     jax.jit(draw)(masks)
+
+
+def test_stacked_axes_that_do_not_lead_are_refused():
+  params = {'layers': {'kernel': jnp.ones((4, 3, 4))}}
+  axes = dict(stack_axes=(1,), in_axes=(0,), out_axes=(2,))
+  leaves = {'layers/kernel': lambda leaf: dataclasses.replace(leaf, **axes)}
+  posterior = js.bayes.mean_field(leaves=leaves)
+  gaussian = posterior.init(jax.random.key(0), params)
+  masks = {'layers': {'kernel': jnp.ones((4, 3, 4), bool)}}
+  with pytest.raises(ValueError, match=r'layers/kernel: stacked axes \(1,\)'):
+    js.bayes.sample_sparse(posterior, gaussian, masks, jax.random.key(1), leaves=leaves)
 
 
 @pytest.mark.long

@@ -198,6 +198,17 @@ def test_half_precision(backend):
   compare(halved, rounded, 7, backend, tolerance=2**-8)
 
 
+def test_halves_are_summed_in_float32():
+  # In bfloat16 a sum of ones stops at 256.
+  fmt = js.sparse.Format((1000, 20))
+  mask = np.zeros((1000, 20), bool)
+  mask[:, 0] = True
+  array = js.sparse.from_mask(jnp.ones((1000, 20), jnp.bfloat16), mask, format=fmt)
+  x = jnp.ones((2, 1000), jnp.bfloat16)
+  y = _reference.forward(array.values, array.pattern, x)
+  assert y.dtype == jnp.bfloat16 and (y[:, 0] == 1000).all()
+
+
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_an_empty_batch(backend):
   array, _ = make((40, 48), 0.2)
