@@ -1,42 +1,145 @@
 """How a method of an experiment runs: with masks, or on its nonzeros."""
 
-from collections.abc import Callable
 import copy
-from typing import Any, NamedTuple
 
 import jax
 
 from experiments import _settings
 import jaxsparse as js
 
-# What is sparse from the first step on.
-_COMPACT = ('static', 'set', 'rigl', 'ssvi', 'ssvi_released')
 _DENSE = (*_settings.BASELINES, 'mean_field')
 
 
-class Execution(NamedTuple):
-  """What differs between the two.
+class Execution:
+  """The form in which the state of a method is held, and its steps in that form.
+
+  Where the config asks for it, what is sparse from the first step on is held as its
+  nonzeros from the start. What makes its masks final in the course of the run (`gmp`,
+  `one_shot`, `iss_p`) trains with masks until then and is converted once. What keeps
+  something dense (`ste`) trains with masks.
+
+  Args:
+    config: of the run.
+    spec: of the method.
+    make_tx: `seed -> tx`, masked.
+    init: `seed -> TrainState`, masked.
 
   Attributes:
-    name: 'dense', 'masked' or 'compact'.
-    tx: the optimizer of the step.
-    start: the state of training from that which `init` made.
-    dense: the inverse of `start`.
+    name: 'dense', 'masked', 'compact' or 'compact from step n'.
   """
 
-  name: str
-  tx: Any
-  start: Callable[[js.training.TrainState], js.training.TrainState]
-  dense: Callable[[js.training.TrainState], js.training.TrainState]
+  def __init__(self, config, spec, make_tx, init):
+    self._config, self._tx, self._first = config, make_tx(0), None
+    self._compact_tx = None
+    if not may_be_compact(config, spec):
+      self.name = 'dense' if _is_dense(spec) else 'masked'
+      return
+    self._first = js.compact.first_step(self._tx)
+    known = {None: 'masked', 0: 'compact'}
+    self.name = known.get(self._first, f'compact from step {self._first}')
+    if self._first == 0:
+      self.held(init(0))
+
+  def held(self, state):
+    """The state, as nonzeros if it is one of which only these are held."""
+    if self._first is None or _is_compact(state) or state.step < self._first:
+      return state
+    # All seeds get the same transform, so one program serves them.
+    self._compact_tx, params, opt_state = js.compact.convert(
+      self._tx, state.params, state.opt_state
+    )
+    return state._replace(params=params, opt_state=opt_state)
+
+  def dense(self, state):
+    """The inverse of `held`."""
+    if not _is_compact(state):
+      return state
+    _, params, opt_state = js.compact.densify(
+      self._compact_tx, state.params, state.opt_state
+    )
+    return state._replace(params=params, opt_state=opt_state)
+
+  def step(self, loss_fn, prepare):
+    """The compiled step, as `js.training.shard_step` returns it.
+
+    Args:
+      loss_fn: that of `js.training.make_step`; it sees the state.
+      prepare: that of `js.training.make_step`.
+    """
+    config = self._config
+    how = 'pmap' if config.execution == 'compact' else config.execution
+
+    def compiled(tx):
+      step = js.training.make_step(
+        loss_fn, tx, prepare=prepare, accumulate=config.accumulate, sees_state=True
+      )
+      return js.training.shard_step(step, execution=how, scan=config.steps_per_call > 1)
+
+    if not self._first:
+      return compiled(self._compact_tx or self._tx)
+    masked, compact = compiled(self._tx), None
+
+    def either(state, batch, data=None):
+      nonlocal compact
+      if not _is_compact(state):
+        held = self.held(state)
+        if held is state:
+          return masked(state, batch, data)
+        state = js.training.replicate(held, masked.devices)
+      compact = compact or compiled(self._compact_tx)
+      return compact(state, batch, data)
+
+    either.devices = masked.devices  # type: ignore[attr-defined]
+    return either
+
+  def checkpoints(self, directory):
+    """The directory, for states of one form: with masks where the form changes."""
+    return _Masked(directory, self) if self._first else directory
+
+  def to_time(self, state):
+    """A state at step 0 as a run is timed with it, in the form that it has in the end.
+
+    Where this is reached in the course of the run, the masks are those that the last
+    decision makes of the untrained weights.
+    """
+    if not self._first:
+      return self.held(state)
+    last = jax.numpy.int32(self._first - 1)
+    opt_state = state.opt_state._replace(step=last)
+    zeros = jax.tree.map(jax.numpy.zeros_like, state.params)
+    _, opt_state = self._tx.update(zeros, opt_state, state.params)
+    params = js.apply_masks(state.params, opt_state)
+    return self.held(state._replace(step=last + 1, params=params, opt_state=opt_state))
 
 
-def name_of(config, spec) -> str:
-  """'compact' where the config asks for it and the method can, else 'masked'."""
+class _Masked:
+  """A directory of checkpoints that holds states with their masks."""
+
+  def __init__(self, directory, execution):
+    self._directory, self._execution = directory, execution
+
+  def __getattr__(self, name):
+    return getattr(self._directory, name)
+
+  def save(self, step, state, metric=None):
+    return self._directory.save(step, self._execution.dense(state), metric=metric)
+
+  def restore(self, target, step=None):
+    return self._directory.restore(self._execution.dense(target), step=step)
+
+
+def _is_dense(spec) -> bool:
   how = spec['posterior'] if 'posterior' in spec else spec['transform']
-  if how in _DENSE:
-    return 'dense'
-  asked = config.execution == 'compact' and how in _COMPACT
-  return 'compact' if asked else 'masked'
+  return how in _DENSE
+
+
+def _is_compact(state) -> bool:
+  return isinstance(state.opt_state, js.compact.CompactState)
+
+
+def may_be_compact(config, spec) -> bool:
+  """Whether the config asks for nonzeros, and the method has any."""
+  return config.execution == 'compact' and not _is_dense(spec)
 
 
 def masks_of(opt_state):
@@ -55,36 +158,9 @@ def joined(params, opt_state):
 def of_model(config, spec):
   """The config, with the handler that a model on nonzeros needs in its layers."""
   changed = copy.copy(config)
-  if name_of(config, spec) == 'compact':
+  if may_be_compact(config, spec):
     changed.handler = js.compact.handler()
   return changed
-
-
-def build(config, spec, make_tx, init) -> Execution:
-  """The execution of a method.
-
-  Args:
-    config: of the run.
-    spec: of the method.
-    make_tx: `seed -> tx`, masked.
-    init: `seed -> TrainState`, masked.
-  """
-  name, tx = name_of(config, spec), make_tx(0)
-  if name != 'compact':
-    return Execution(name, tx, lambda state: state, lambda state: state)
-  first = init(0)
-  # All seeds keep as many weights, so one program serves them.
-  compact_tx, _, _ = js.compact.convert(tx, first.params, first.opt_state)
-
-  def start(state):
-    _, params, opt_state = js.compact.convert(tx, state.params, state.opt_state)
-    return state._replace(params=params, opt_state=opt_state)
-
-  def dense(state):
-    _, params, opt_state = js.compact.densify(compact_tx, state.params, state.opt_state)
-    return state._replace(params=params, opt_state=opt_state)
-
-  return Execution(name, compact_tx, start, dense)
 
 
 def backends(state, batch_size: int) -> str:

@@ -97,7 +97,7 @@ def step_times(config, methods, batches, data=None) -> dict[str, float]:
   scan = config.steps_per_call > 1
   calls = 1 if scan else 10
   states = {
-    m.name: js.training.replicate(m.execution.start(m.init(0))) for m in methods
+    m.name: js.training.replicate(m.execution.to_time(m.init(0))) for m in methods
   }
   times = {m.name: [] for m in methods}
   # The first round compiles, for methods that this process has not trained.

@@ -94,7 +94,7 @@ def settings(config, spec) -> types.SimpleNamespace:
   """The config with what a method changes for itself, and a handler for its model."""
   changed = copy.deepcopy(config)
   changed.handler = handler(config)
-  if _execution.name_of(config, spec) == 'compact':
+  if _execution.may_be_compact(config, spec):
     on_nonzeros, noisy = js.compact.handler(), changed.handler
     if noisy is not None:
       on_nonzeros = functools.partial(noisy, handler=on_nonzeros)

@@ -41,9 +41,10 @@ _SCALARS = (
 _HONESTY = (
   'Masked execution keeps dense arrays and saves no time and no memory: FLOPs are'
   ' what a sparse execution would need (theoretical). Compact execution holds nonzeros,'
-  ' and the places of their masks; `--config.execution=compact` trains so. Step times are measured, all'
-  ' methods in turn in one process, over the first steps of a run: mask updates that'
-  ' fall among them count.'
+  ' and the places of their masks; `--config.execution=compact` trains so, methods that'
+  ' only prune once their masks are final. Step times are measured, all methods in turn'
+  ' in one process, over the first steps of a run (of what becomes compact later: the'
+  ' first steps of that): mask updates that fall among them count.'
 )
 
 
@@ -71,7 +72,7 @@ def leaf_choices(methods, batch_size: int) -> str:
     choices.setdefault(leaf_choice(masks), []).append(method.name)
   lines = [f'pruned by {", ".join(n)}: {c}' for c, n in choices.items()]
   for method in (m for m in methods if m.execution.name == 'compact'):
-    state = method.execution.start(method.init(0))
+    state = method.execution.held(method.init(0))
     held = _execution.backends(state, batch_size)
     lines.append(f'{method.name} on its nonzeros: {held}')
   return '\n'.join(lines)

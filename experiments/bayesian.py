@@ -172,15 +172,10 @@ def build_method(config, spec, source: Source) -> Method:
     )
 
   # The state carries the mask's key, so the seed given here is never used to draw.
-  execution = _execution.build(config, spec, lambda seed: make_tx(seed)[1], init)
-  step = js.training.make_step(
-    loss_fn, execution.tx, prepare=prepare, accumulate=config.accumulate,
-    sees_state=True,
-  )  # fmt: skip
-  how = 'pmap' if config.execution == 'compact' else config.execution
-  step_fn = js.training.shard_step(step, execution=how, scan=config.steps_per_call > 1)
+  execution = _execution.Execution(config, spec, lambda seed: make_tx(seed)[1], init)
   return Method(
-    spec['name'], spec, model, posterior, init, step_fn, execution, harvest
+    spec['name'], spec, model, posterior, init, execution.step(loss_fn, prepare),
+    execution, harvest,
   )  # fmt: skip
 
 
@@ -214,11 +209,12 @@ def train_one(config, method, seed, source, workdir, metrics) -> bool:
       print(f'{label:>24} {_bayesian_report.progress(row)}', flush=True)
 
   with (
-    open_dir(workdir / 'members' / label, keep=len(method.harvest)) as members,
-    open_dir(workdir / 'checkpoints' / label, keep=config.keep) as checkpoints,
+    open_dir(workdir / 'members' / label, keep=len(method.harvest)) as harvested,
+    open_dir(workdir / 'checkpoints' / label, keep=config.keep) as directory,
   ):
+    members, checkpoints = map(method.execution.checkpoints, (harvested, directory))
     run = js.training.run(
-      method.step_fn, method.execution.start(method.init(seed)),
+      method.step_fn, method.execution.held(method.init(seed)),
       lambda step: datasets.batch_indices(num_train, config.batch_size, step, seed),
       source.num_steps, data=source.train,
       steps_per_call=per_call if per_call > 1 else None, checkpoints=checkpoints,
@@ -226,9 +222,9 @@ def train_one(config, method, seed, source, workdir, metrics) -> bool:
       on_start=on_start, on_steps=on_steps,
     )  # fmt: skip
   if run.finished:
-    trace = _posteriors.trace(
-      config, method, seed, method.execution.dense(run.state), run.state, source.data
-    )
+    state = run.state
+    dense, held = method.execution.dense(state), method.execution.held(state)
+    trace = _posteriors.trace(config, method, seed, dense, held, source.data)
     trace = trace._replace(steps=source.num_steps, seconds=span.seconds())
     _traces.write(workdir, trace)
   return not run.stopped
@@ -238,8 +234,11 @@ def load_members(config, method: Method, seed, workdir) -> list:
   """The networks that a finished run is averaged over."""
   identity = _report.identity(_settings.plain(config), method.name, seed)
   path = workdir / 'members' / f'{method.name}-{seed}'
-  with js.checkpoint.open_dir(path, keep=len(method.harvest), config=identity) as store:
-    template = method.execution.start(method.init(seed))
+  with js.checkpoint.open_dir(
+    path, keep=len(method.harvest), config=identity
+  ) as directory:
+    store = method.execution.checkpoints(directory)
+    template = method.execution.held(method.init(seed))
     states = [store.restore(template, step=step).state for step in store.steps()]
     return [method.execution.dense(state) for state in states]
 

@@ -186,15 +186,9 @@ def build_method(config, spec, source: Source) -> Method:
 
   # The state carries the mask's key, so the seed given there is never used to draw.
   init_seed = lambda seed: init(seed, source.train)
-  execution = _execution.build(config, spec, make_tx, init_seed)
-  step = js.training.make_step(
-    loss_fn, execution.tx, prepare=prepare, accumulate=config.accumulate,
-    sees_state=True,
-  )  # fmt: skip
-  how = 'pmap' if config.execution == 'compact' else config.execution
-  step_fn = js.training.shard_step(step, execution=how, scan=config.steps_per_call > 1)
+  execution = _execution.Execution(config, spec, make_tx, init_seed)
   return Method(
-    spec['name'], spec, model, init_seed, step_fn,
+    spec['name'], spec, model, init_seed, execution.step(loss_fn, prepare),
     evaluate=_measure.evaluator(model, source.data),
     sparse=spec['transform'] not in _settings.BASELINES, execution=execution,
   )  # fmt: skip
@@ -202,14 +196,14 @@ def build_method(config, spec, source: Source) -> Method:
 
 def twins(config, methods, source: Source) -> list[Method]:
   """What runs with masks and could run on its nonzeros, so that both are timed."""
+  if config.execution == 'compact':
+    return []
   compact = copy.copy(config)
   compact.execution = 'compact'
-  can = lambda m: _execution.name_of(compact, m.spec) != m.execution.name
-  return [
-    build_method(compact, {**m.spec, 'name': f'{m.name}, compact'}, source)
-    for m in methods
-    if can(m)
-  ]
+  sparse = (m.spec for m in methods if m.sparse)
+  twin = lambda spec: {**spec, 'name': f'{spec["name"]}, compact'}
+  built = [build_method(compact, twin(spec), source) for spec in sparse]
+  return [m for m in built if m.execution.name == 'compact']
 
 
 def train(config, method, seed, source, workdir, metrics, results) -> bool:
@@ -219,7 +213,7 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
   num_train = len(source.data.train[1])
   label = f'{method.name}-{seed}'
   target = _settings.final_sparsity(method.spec)
-  state = method.execution.start(method.init(seed))
+  state = method.execution.held(method.init(seed))
   watch = _watch.Watch(method.name, seed, source.num_steps, workdir, metrics)
   seen = ''
 
@@ -246,7 +240,8 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
     keep=config.keep,
     best='max' if config.select == 'best' else None,
     config=_report.identity(_settings.plain(config), method.name, seed),
-  ) as checkpoints:
+  ) as directory:
+    checkpoints = method.execution.checkpoints(directory)
     run = js.training.run(
       method.step_fn, state, batches, source.num_steps, data=source.train,
       steps_per_call=per_call if per_call > 1 else None, checkpoints=checkpoints,
@@ -273,7 +268,8 @@ def test(config, method, seed, source, state, checkpoints):
   """The one look at the test set: a row of results, and what the masks did."""
   if config.select == 'best' and checkpoints.best_step() is not None:
     state = checkpoints.restore(state, step=checkpoints.best_step()).state
-  row, held = evaluate_row(method, state, source), state
+  # A state of the last step, read again, has its masks.
+  row, held = evaluate_row(method, state, source), method.execution.held(state)
   state = method.execution.dense(state)
   loss, accuracy = method.evaluate(state, source.test)
   stats = js.summary.stats(state.params, state.opt_state if method.sparse else None)

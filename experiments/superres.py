@@ -141,8 +141,7 @@ def build_method(config, spec) -> Method:
     return {k: _superres_settings.seen(config, images) for k, images in batch.items()}
 
   def loss_fn(params, model_state, batch, key, state):
-    if execution.name == 'compact':
-      params = js.compact.join(params, js.compact.get_patterns(state.opt_state))
+    params = _execution.joined(params, state.opt_state)
     images, model_state = trained.apply(
       params, model_state, batch['low'], train=True, key=key
     )
@@ -161,15 +160,9 @@ def build_method(config, spec) -> Method:
     )
 
   # The state carries the mask's key, so the seed given there is never used to draw.
-  execution = _execution.build(config, spec, make_tx, init)
-  step = js.training.make_step(
-    loss_fn, execution.tx, prepare=prepare, accumulate=config.accumulate,
-    sees_state=True,
-  )  # fmt: skip
-  how = 'pmap' if config.execution == 'compact' else config.execution
+  execution = _execution.Execution(config, spec, make_tx, init)
   return Method(
-    spec['name'], spec, model, init,
-    js.training.shard_step(step, execution=how, scan=config.steps_per_call > 1),
+    spec['name'], spec, model, init, execution.step(loss_fn, prepare),
     enlarge=_superres_evaluation.enlarger(config, model), masked_tx=make_tx(0),
     sparse=spec['transform'] not in _settings.BASELINES,
     execution=execution,
@@ -183,7 +176,7 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
   identity = _report.identity(
     {**_settings.plain(config), 'steps_per_call': 1}, method.name, seed
   )
-  state = method.execution.start(method.init(seed))
+  state = method.execution.held(method.init(seed))
   watch = _watch.Watch(method.name, seed, config.num_steps, workdir, metrics)
   support = None
 
@@ -202,10 +195,11 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
     workdir / 'checkpoints' / label,
     keep=config.keep,
     config=identity,
-  ) as checkpoints:
+  ) as directory:
     run = js.training.run(
       method.step_fn, state, lambda step: batch_of(config, source, step, seed),
-      config.num_steps, checkpoints=checkpoints, save_every=config.checkpoint_every,
+      config.num_steps, checkpoints=method.execution.checkpoints(directory),
+      save_every=config.checkpoint_every,
       steps_per_call=config.steps_per_call if config.steps_per_call > 1 else None,
       on_start=lambda state: watch.start(int(state.step)), on_steps=on_steps,
     )  # fmt: skip
@@ -246,7 +240,8 @@ def bound(method: Method, state):
 
 def test(config, method, seed, source, state, workdir):
   """The one look at the test sets: a row of results, and what the masks did."""
-  held, state = state, method.execution.dense(state)
+  # A state of the last step, read again, has its masks.
+  held, state = method.execution.held(state), method.execution.dense(state)
   enlarge = bound(method, state)
   scores = _superres_evaluation.test_scores(config, enlarge, source.tests)
   label = f'{method.name}-{seed}'

@@ -185,6 +185,7 @@ def test_what_cannot_be_compact_is_refused(make, match):
 def test_what_only_prunes_is_converted_after_its_last_change(make, final):
   tx, start = make(), {'kernel': jax.random.normal(jax.random.key(0), (8, 6))}
   params, state = js.init(tx, start)
+  assert js.compact.first_step(tx) == final + 1
 
   def step(tx, params, state):
     updates, state = tx.update(jax.tree.map(jnp.sin, params), state, params)
@@ -202,6 +203,29 @@ def test_what_only_prunes_is_converted_after_its_last_change(make, final):
   _, dense, back = js.compact.densify(ctx, values, held)
   np.testing.assert_allclose(dense['kernel'], params['kernel'], rtol=1e-6)
   np.testing.assert_array_equal(back.masks['kernel'], state.masks['kernel'])
+
+
+@pytest.mark.parametrize(
+  ('make', 'first'),
+  [
+    (lambda a: js.transforms.static(a, 0.5, seed=0), 0),
+    (lambda a: js.transforms.set(a, 0.5, seed=0, when=js.schedules.every(2)), 0),
+    (
+      lambda a: js.transforms.iss_p(a, 0.5, num_pruning_steps=50, learning_rate=1e-3),
+      50,
+    ),
+    (lambda a: js.transforms.ste(a, 0.5), None),
+    (lambda a: js.transforms.gmp(a, lambda t: 0.5, when=js.schedules.every(2)), None),
+    (
+      lambda a: js.transforms.dsl(
+        a, 0.5, seed=0, when=js.schedules.every(2), growth='accumulated'
+      ),
+      None,
+    ),
+  ],
+)
+def test_the_first_step_that_can_be_converted_is_known_beforehand(make, first):
+  assert js.compact.first_step(make(optax.adam(0.1))) == first
 
 
 def test_params_must_be_masked():

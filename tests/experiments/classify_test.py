@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -244,6 +245,48 @@ def test_a_killed_run_goes_on_bit_for_bit(job, whole, tmp_path, number):
   for name in ('metrics.csv', 'results.csv'):
     assert _rows(workdir / name) == _rows(whole[0] / name)
   assert _digests(workdir) == _digests(whole[0])
+
+
+@pytest.mark.long
+def test_masks_that_become_final_are_converted_halfway_and_resume(job, tmp_path):
+  config = tmp_path / 'pruned.py'
+  method = dict(
+    name='gmp', transform='gmp',
+    sparsity=dict(schedule='cubic', final=0.8, start=0.0, stop=0.3),
+    kwargs=dict(when=dict(schedule='every', n=6)),
+  )  # fmt: skip
+  text = _CONFIG.format(num_steps=60)
+  config.write_text(
+    text.replace('  return config', f'  config.methods = ({method},)\n  return config')
+  )
+  for name, arguments in (
+    ('masked', ()), ('compact', ('--config.execution=compact',)),
+  ):  # fmt: skip
+    done = _run(job, f'--workdir={tmp_path / name}', *arguments, config=config)
+    assert done.returncode == 0, done.stderr
+  masked, compact = (_rows(tmp_path / n / 'results.csv') for n in ('masked', 'compact'))
+  for row, wanted in zip(compact, masked, strict=True):
+    # A decision at step 18, the first at the final sparsity, is the last one.
+    assert row['execution'] == 'compact from step 19'
+    assert (row['kept'], row['nominal_sparsity']) == (
+      wanted['kept'], wanted['nominal_sparsity'],
+    )  # fmt: skip
+    assert abs(float(row['test_loss']) - float(wanted['test_loss'])) < 1e-3
+    assert int(row['param_bytes']) == 4 * int(row['kept'])
+
+  # As a kill leaves it, after the last save and before the test; and in between.
+  for first in (60, 40, 20):
+    for path in (tmp_path / 'compact' / 'checkpoints' / 'gmp-1').iterdir():
+      if path.name.isdigit() and int(path.name) > first:
+        shutil.rmtree(path)
+    lines = (tmp_path / 'compact' / 'results.csv').read_text().splitlines(True)
+    (tmp_path / 'compact' / 'results.csv').write_text(''.join(lines[:-1]))
+    again = _run(
+      job, f'--workdir={tmp_path / "compact"}', '--config.execution=compact',
+      config=config,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert _rows(tmp_path / 'compact' / 'results.csv') == compact
 
 
 def test_another_config_in_the_same_directory_is_refused(job, whole):
