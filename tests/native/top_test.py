@@ -26,7 +26,20 @@ def test_the_largest_are_numpys(size, kernel, monkeypatch):
   wide = rng.integers(0, 2**32, size, np.uint32)
   floats = np.abs(rng.normal(size=size)).astype(np.float32).view(np.uint32)
   few = rng.integers(0, 3, size, np.uint32) << np.uint32(30)
-  for keys, ties in [(wide, few), (floats, wide), (few, wide), (few, few)]:
+  # What was the largest until now stands first, and few others are as large.
+  first = np.sort(floats)[::-1].copy()
+  first[size // 5 :: 3] = floats[: len(first[size // 5 :: 3])]
+  # Near one another, so that more than the first bits must decide.
+  near = (rng.integers(0, 2**12, size, np.uint32) << np.uint32(6)) + np.uint32(2**30)
+  pairs = [
+    (wide, few),
+    (floats, wide),
+    (few, wide),
+    (few, few),
+    (first, wide),
+    (near, few),
+  ]
+  for keys, ties in pairs:
     for num in (0, size // 5, size):
       # A fresh function: jit must not remember the other path.
       found = jax.jit(lambda k, t, n=num: js.native.top_indices(k, t, n))(keys, ties)

