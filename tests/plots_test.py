@@ -81,6 +81,21 @@ def test_learning_curves_skip_empty_cells_and_groups(tmp_path, figures):
   assert _labels(figures[0]) == ['set'] and not axis.get_title()
 
 
+def test_the_names_of_many_groups_are_all_there(tmp_path, figures):
+  rows = [
+    {'step': s, 'val_accuracy': 0.5, 'method': f'a_method_of_a_long_name_{i}'}
+    for s in range(2)
+    for i in range(37)
+  ]
+  js.plots.learning_curves(rows, tmp_path / 'many.png')
+  assert len(_labels(figures[0])) == 37
+  figures[0].canvas.draw()
+  (legend,) = figures[0].legends
+  box, page = legend.get_window_extent(), figures[0].bbox
+  assert box.y0 >= page.y0 and box.x1 <= page.x1
+  assert figures[0].axes[0].get_window_extent().width > page.width / 3
+
+
 def test_learning_curves_of_a_loss_are_not_in_percent(tmp_path, figures):
   rows = [{'step': s, 'loss': 2.5, 'method': 'set'} for s in range(3)]
   js.plots.learning_curves(rows, tmp_path / 'loss.png', y='loss')

@@ -142,7 +142,19 @@ def scale_of(column: str) -> Callable[[np.ndarray], np.ndarray]:
   return (lambda v: 100 * v) if is_share(column) else (lambda v: v)
 
 
+# How many names stand below one another in a figure of 4.5 inches.
+_LEGEND_ROWS = 20
+_COLUMN_INCHES = 2.5
+
+
 def outside_legend(figure, axis) -> None:
   """Puts the legend of an axis beside the plot, where it hides no line."""
   handles, labels = axis.get_legend_handles_labels()
-  figure.legend(handles, labels, loc='outside right upper', frameon=False)
+  columns = -(-len(labels) // _LEGEND_ROWS)
+  if columns > 1:
+    # The plot keeps its room.
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width + _COLUMN_INCHES * (columns - 1), height)
+  figure.legend(
+    handles, labels, loc='outside right upper', frameon=False, ncols=max(columns, 1)
+  )
