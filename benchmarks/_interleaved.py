@@ -76,7 +76,7 @@ def report(times, peer_of):
     ratios[name] = low[peer] / low[name]
     median = statistics.median(times[peer]) / statistics.median(values)
     print(
-      f'  {name:22s} {1e6 * low[name]:8.0f} us  {ratios[name]:6.2f}  ({median:.2f})'
+      f'  {name:30s} {1e6 * low[name]:8.0f} us  {ratios[name]:6.2f}  ({median:.2f})'
     )
   return ratios
 

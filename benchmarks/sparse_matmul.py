@@ -1,11 +1,12 @@
-"""Products with a sparse weight, against dense XLA and jax's own sparse format.
+"""Products with a sparse weight, against dense XLA and other sparse formats.
 
   python benchmarks/sparse_matmul.py [--sparsities=80,90,95,99] [--batch=128] [--check]
 
 A square float32 layer; the forward product, and with it both gradients. Figures are
 ratios to the dense product of the same run: how many times faster, first by the 10th
 percentile of the times, then by the median. All variants are interleaved in one process,
-a few calls each, on one thread unless `--threads` says more. Activations are
+a few calls each, on one thread unless `--threads` says more. Peers are a dense product in
+bfloat16, jax's own BCSR, and SciPy's CSR where that is installed. Activations are
 feature-major for the kernels, as between the layers of a sparse network. `--check` exits
 with 1 where a ratio is below half of what it should be on a quiet machine (batch 128,
 width 1024); `--clock=cpu` leaves out the time that other jobs take.
@@ -19,6 +20,11 @@ import jax
 from jax.experimental import sparse as jax_sparse
 import jax.numpy as jnp
 import numpy as np
+
+try:
+  import scipy.sparse as scipy_sparse
+except ImportError:
+  scipy_sparse = None
 
 import jaxsparse as js
 
@@ -62,8 +68,8 @@ def sparse_product(width, sparsity, block, backend):
   return lambda x, dy: forward(weight, x), lambda x, dy: both(weight, x, dy)
 
 
-def dense_product(width):
-  weight = jax.random.normal(jax.random.key(2), (width, width))
+def dense_product(width, dtype=jnp.float32):
+  weight = jax.random.normal(jax.random.key(2), (width, width), dtype)
   forward = jax.jit(lambda w, x: x @ w)
   both = jax.jit(lambda w, x, dy: (x @ w, dy @ w.T, x.T @ dy))
   return lambda x, dy: forward(weight, x), lambda x, dy: both(weight, x, dy)
@@ -76,24 +82,39 @@ def bcsr_product(width, sparsity):
   return lambda x, dy: forward(weight, x)
 
 
+def scipy_product(width, sparsity):
+  weight = scipy_sparse.csr_array(make_mask(width, sparsity, 1).T.astype(np.float32))
+  # A NumPy view of the same memory.
+  return lambda x, dy: weight @ np.asarray(x)
+
+
 def variants(width, percent):
-  """`{name: (function, whether it takes feature-major arrays)}`."""
+  """`{name: (function, the arrays that it takes)}`; `major` is feature-major."""
   sparsity = percent / 100
   dense, dense_both = dense_product(width)
-  rows = {'dense forward': (dense, False), 'dense with gradients': (dense_both, False)}
-  rows['BCSR forward'] = bcsr_product(width, sparsity), True
+  rows = {
+    'dense forward': (dense, 'plain'),
+    'dense with gradients': (dense_both, 'plain'),
+  }
+  half, half_both = dense_product(width, jnp.bfloat16)
+  rows['dense forward, bfloat16'] = half, 'half'
+  rows['dense with gradients, bfloat16'] = half_both, 'half'
+  rows['BCSR forward'] = bcsr_product(width, sparsity), 'major'
+  if scipy_sparse is not None:
+    rows['SciPy CSR forward'] = scipy_product(width, sparsity), 'major'
   for backend in ('cpu', 'reference'):
     if backend == 'cpu' and not js.native.available():
       continue
     mark = '' if backend == 'cpu' else 'jnp '
     one, both = sparse_product(width, sparsity, 1, backend)
-    rows[f'{mark}forward'] = one, backend == 'cpu'
-    rows[f'{mark}with gradients'] = both, backend == 'cpu'
+    arrays = 'major' if backend == 'cpu' else 'plain'
+    rows[f'{mark}forward'] = one, arrays
+    rows[f'{mark}with gradients'] = both, arrays
   if js.native.available():
     for block in (4, 16):
       one, both = sparse_product(width, sparsity, block, 'cpu')
-      rows[f'forward, {block}x1'] = one, True
-      rows[f'with gradients, {block}x1'] = both, True
+      rows[f'forward, {block}x1'] = one, 'major'
+      rows[f'with gradients, {block}x1'] = both, 'major'
   return rows
 
 
@@ -101,12 +122,16 @@ def main():
   args = _interleaved.parse(__doc__, 5, width=1024, batch=128)
   x = jax.random.normal(jax.random.key(3), (args.batch, args.width))
   dy = jax.random.normal(jax.random.key(4), (args.batch, args.width))
-  given = {False: (x, dy), True: (jnp.array(x.T), jnp.array(dy.T))}
+  given = {
+    'plain': (x, dy),
+    'half': (x.astype(jnp.bfloat16), dy.astype(jnp.bfloat16)),
+    'major': (jnp.array(x.T), jnp.array(dy.T)),
+  }
   failures = []
   for percent in args.sparsities:
     rows = {
-      name: functools.partial(function, *given[major])
-      for name, (function, major) in variants(args.width, percent).items()
+      name: functools.partial(function, *given[arrays])
+      for name, (function, arrays) in variants(args.width, percent).items()
     }
     times = _interleaved.measure(rows, args)
     print(f'{percent} %, {args.width} wide, batch {args.batch}:')
