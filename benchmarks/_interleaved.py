@@ -14,18 +14,20 @@ import jaxsparse as js
 CALLS = 4
 
 
-def parse(doc, seconds, sparse=True, **more):
+def parse(doc, seconds, sparse=True, check=True, **more):
   """The flags; pins the process to as many cores as it may use.
 
-  With `sparse` there is one of sparsities, each of which gets a process of its own.
+  With `sparse` there is one of sparsities, each of which gets a process of its own; with
+  `check` one that makes a missed aim an error.
   """
   parser = argparse.ArgumentParser(description=doc.splitlines()[0])
   if sparse:
     parser.add_argument('--sparsities', default='80,90,95,99', help='percent')
-  parser.add_argument('--seconds', type=float, default=seconds, help='per table')
+  parser.add_argument('--seconds', type=float, default=seconds, help='per comparison')
   parser.add_argument('--threads', type=int, default=1)
   parser.add_argument('--clock', choices=('wall', 'cpu'), default='wall')
-  parser.add_argument('--check', action='store_true')
+  if check:
+    parser.add_argument('--check', action='store_true')
   for name, default in more.items():
     parser.add_argument(f'--{name}', type=type(default), default=default)
   args = parser.parse_args()

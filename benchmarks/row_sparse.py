@@ -52,7 +52,9 @@ def step_of(args, users, items, row_sparse):
 
 
 def main():
-  args = _interleaved.parse(__doc__, 10, sparse=False, batch=2048, features=64)
+  args = _interleaved.parse(
+    __doc__, 10, sparse=False, check=False, batch=2048, features=64
+  )
   for users, items in SIZES:
     rows = {
       name: step_of(args, users, items, row_sparse)

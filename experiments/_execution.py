@@ -3,6 +3,7 @@
 import copy
 
 import jax
+import jax.numpy as jnp
 
 from experiments import _settings
 import jaxsparse as js
@@ -15,36 +16,45 @@ class Execution:
 
   Where the config asks for it, what is sparse from the first step on is held as its
   nonzeros from the start. What makes its masks final in the course of the run (`gmp`,
-  `one_shot`, `iss_p`) trains with masks until then and is converted once. What keeps
-  something dense (`ste`) trains with masks.
+  `one_shot`, `iss_p`, `iss_r`, `greg`) trains with masks until then and is converted once.
+  What keeps something dense (`ste`), or is no transform of this library, trains with masks.
 
   Args:
     config: of the run.
     spec: of the method.
+    num_steps: of the run.
     make_tx: `seed -> tx`, masked.
     init: `seed -> TrainState`, masked.
 
   Attributes:
     name: 'dense', 'masked', 'compact' or 'compact from step n'.
+    changes: whether the form changes in the course of the run.
+
+  Raises:
+    ValueError: as `js.compact.convert` does, now rather than at the step of the change.
   """
 
-  def __init__(self, config, spec, make_tx, init):
-    self._config, self._tx, self._first = config, make_tx(0), None
-    self._compact_tx = None
-    if not may_be_compact(config, spec):
+  def __init__(self, config, spec, num_steps, make_tx, init):
+    self._config, self._tx, self._compact_tx = config, make_tx(0), None
+    self._final = _first_step(self._tx) if may_be_compact(config, spec) else None
+    self._first = None
+    if self._final is not None:
+      # The form changes between two calls.
+      calls = -(-self._final // config.steps_per_call)
+      first = calls * config.steps_per_call
+      self._first = first if first <= num_steps else None
+    self.changes = bool(self._first)
+    if self._first is None:
       self.name = 'dense' if _is_dense(spec) else 'masked'
       return
-    self._first = js.compact.first_step(self._tx)
-    known = {None: 'masked', 0: 'compact'}
-    self.name = known.get(self._first, f'compact from step {self._first}')
-    if self._first == 0:
-      self.held(init(0))
+    self.name = f'compact from step {self._first}' if self.changes else 'compact'
+    # All seeds get the same transform, so one program serves them.
+    self.to_time(init(0))
 
   def held(self, state):
     """The state, as nonzeros if it is one of which only these are held."""
     if self._first is None or _is_compact(state) or state.step < self._first:
       return state
-    # All seeds get the same transform, so one program serves them.
     self._compact_tx, params, opt_state = js.compact.convert(
       self._tx, state.params, state.opt_state
     )
@@ -75,7 +85,7 @@ class Execution:
       )
       return js.training.shard_step(step, execution=how, scan=config.steps_per_call > 1)
 
-    if not self._first:
+    if not self.changes:
       return compiled(self._compact_tx or self._tx)
     masked, compact = compiled(self._tx), None
 
@@ -94,7 +104,7 @@ class Execution:
 
   def checkpoints(self, directory):
     """The directory, for states of one form: with masks where the form changes."""
-    return _Masked(directory, self) if self._first else directory
+    return _Masked(directory, self) if self.changes else directory
 
   def to_time(self, state):
     """A state at step 0 as a run is timed with it, in the form that it has in the end.
@@ -102,14 +112,14 @@ class Execution:
     Where this is reached in the course of the run, the masks are those that the last
     decision makes of the untrained weights.
     """
-    if not self._first:
+    if not self.changes:
       return self.held(state)
-    last = jax.numpy.int32(self._first - 1)
-    opt_state = state.opt_state._replace(step=last)
-    zeros = jax.tree.map(jax.numpy.zeros_like, state.params)
+    opt_state = state.opt_state._replace(step=jnp.int32(self._final - 1))
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
     _, opt_state = self._tx.update(zeros, opt_state, state.params)
     params = js.apply_masks(state.params, opt_state)
-    return self.held(state._replace(step=last + 1, params=params, opt_state=opt_state))
+    first = jnp.int32(self._first)
+    return self.held(state._replace(step=first, params=params, opt_state=opt_state))
 
 
 class _Masked:
@@ -126,6 +136,14 @@ class _Masked:
 
   def restore(self, target, step=None):
     return self._directory.restore(self._execution.dense(target), step=step)
+
+
+def _first_step(tx) -> int | None:
+  """The first step whose state can be converted; None where there is none."""
+  try:
+    return js.compact.first_step(tx)
+  except ValueError:
+    return None  # One of your own, which need not be of this library.
 
 
 def _is_dense(spec) -> bool:

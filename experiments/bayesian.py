@@ -172,7 +172,9 @@ def build_method(config, spec, source: Source) -> Method:
     )
 
   # The state carries the mask's key, so the seed given here is never used to draw.
-  execution = _execution.Execution(config, spec, lambda seed: make_tx(seed)[1], init)
+  execution = _execution.Execution(
+    config, spec, source.num_steps, lambda seed: make_tx(seed)[1], init
+  )
   return Method(
     spec['name'], spec, model, posterior, init, execution.step(loss_fn, prepare),
     execution, harvest,

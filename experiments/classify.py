@@ -12,6 +12,7 @@ report.md and report.html. Kill it whenever you like; the same --workdir goes on
 """
 
 from collections.abc import Callable
+import contextlib
 import copy
 import json
 import pathlib
@@ -186,7 +187,7 @@ def build_method(config, spec, source: Source) -> Method:
 
   # The state carries the mask's key, so the seed given there is never used to draw.
   init_seed = lambda seed: init(seed, source.train)
-  execution = _execution.Execution(config, spec, make_tx, init_seed)
+  execution = _execution.Execution(config, spec, source.num_steps, make_tx, init_seed)
   return Method(
     spec['name'], spec, model, init_seed, execution.step(loss_fn, prepare),
     evaluate=_measure.evaluator(model, source.data),
@@ -202,7 +203,11 @@ def twins(config, methods, source: Source) -> list[Method]:
   compact.execution = 'compact'
   sparse = (m.spec for m in methods if m.sparse)
   twin = lambda spec: {**spec, 'name': f'{spec["name"]}, compact'}
-  built = [build_method(compact, twin(spec), source) for spec in sparse]
+  built = []
+  for spec in sparse:
+    # What cannot be converted, an optimizer that is not elementwise, has no twin.
+    with contextlib.suppress(ValueError):
+      built.append(build_method(compact, twin(spec), source))
   return [m for m in built if m.execution.name == 'compact']
 
 

@@ -160,7 +160,7 @@ def build_method(config, spec) -> Method:
     )
 
   # The state carries the mask's key, so the seed given there is never used to draw.
-  execution = _execution.Execution(config, spec, make_tx, init)
+  execution = _execution.Execution(config, spec, config.num_steps, make_tx, init)
   return Method(
     spec['name'], spec, model, init, execution.step(loss_fn, prepare),
     enlarge=_superres_evaluation.enlarger(config, model), masked_tx=make_tx(0),
@@ -172,9 +172,11 @@ def build_method(config, spec) -> Method:
 def train(config, method, seed, source, workdir, metrics, results) -> bool:
   """Trains one method with one seed; False when a signal ended it early."""
   label = f'{method.name}-{seed}'
-  # How many steps are a call moves no number: a checkpoint is good for any.
+  # How many steps are a call moves no number, so that a checkpoint is good for any, except
+  # where the form of the state changes between two calls.
+  calls = config.steps_per_call if method.execution.changes else 1
   identity = _report.identity(
-    {**_settings.plain(config), 'steps_per_call': 1}, method.name, seed
+    {**_settings.plain(config), 'steps_per_call': calls}, method.name, seed
   )
   state = method.execution.held(method.init(seed))
   watch = _watch.Watch(method.name, seed, config.num_steps, workdir, metrics)
@@ -187,7 +189,8 @@ def train(config, method, seed, source, workdir, metrics, results) -> bool:
     if step % config.eval_every and step != config.num_steps:
       return
     row = evaluate_row(config, method, state, source, support)
-    support = jax.device_get(js.summary.support(state.opt_state))
+    masked = method.execution.dense(state).opt_state
+    support = jax.device_get(js.summary.support(masked))
     row['train_loss'] = loss
     watch.record(row, step, lambda r: _superres_report.progress(r, config.scale))
 

@@ -47,8 +47,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.keep = 2
 
   # How it runs: `steps_per_call` steps are one call, without a return to Python.
-  # 'pmap', 'shard_map' or 'jit'; 'compact' is pmap with static, SET, RigL and SSVI on
-  # their nonzeros.
+  # 'pmap', 'shard_map' or 'jit'; 'compact' is pmap, on nonzeros from the step on that
+  # `js.compact.first_step` names: for static, SET, RigL and SSVI from the start.
   config.execution = 'pmap'
   config.steps_per_call = 1
   config.timing_rounds = 7

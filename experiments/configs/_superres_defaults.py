@@ -48,7 +48,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval_every = 200
   config.checkpoint_every = 500
   config.keep = 1
-  # 'pmap', 'shard_map' or 'jit'; 'compact' is pmap with static, SET and RigL on nonzeros.
+  # 'pmap', 'shard_map' or 'jit'; 'compact' is pmap, on nonzeros from the step on that
+  # `js.compact.first_step` names: for static, SET and RigL from the start.
   config.execution = 'pmap'
   # Steps per call, without a return to Python: for a GPU, that else waits. In a loop XLA
   # compiles convolutions to slow code for a CPU.

@@ -266,8 +266,9 @@ def test_masks_that_become_final_are_converted_halfway_and_resume(job, tmp_path)
     assert done.returncode == 0, done.stderr
   masked, compact = (_rows(tmp_path / n / 'results.csv') for n in ('masked', 'compact'))
   for row, wanted in zip(compact, masked, strict=True):
-    # A decision at step 18, the first at the final sparsity, is the last one.
-    assert row['execution'] == 'compact from step 19'
+    # A decision at step 18, the first at the final sparsity, is the last one, and a call
+    # ends at step 20.
+    assert row['execution'] == 'compact from step 20'
     assert (row['kept'], row['nominal_sparsity']) == (
       wanted['kept'], wanted['nominal_sparsity'],
     )  # fmt: skip

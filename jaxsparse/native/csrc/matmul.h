@@ -196,7 +196,7 @@ void backward_inputs(const Pattern& p, const float* values, const BackwardTile& 
                      int begin, int end) {
   const Index* rows = static_cast<const Index*>(p.back_rows);
   const int64_t block = kBlocks ? p.block : 1;
-  const int32_t last = p.back_starts[p.row_tiles * p.num_inputs] - 1;
+  const int32_t last = p.back_starts[int64_t{p.row_tiles} * p.num_inputs] - 1;
   for (int tile = 0; tile < p.row_tiles; ++tile) {
     const int32_t* starts = p.back_starts + int64_t{tile} * p.num_inputs;
     for (int input = begin; input < end; ++input) {
@@ -224,7 +224,7 @@ void backward_inputs(const Pattern& p, const float* values, const BackwardTile& 
             place[i] = int64_t{p.order[entry]} * block + within;
             if (kDx) w[i] = values[place[i]];
             if (kPrefetches && !kBlocks) {
-              const int32_t next = k + 4 + i < last ? k + 4 + i : last;
+              const int32_t next = last - k > 4 + i ? k + 4 + i : last;
               const float* ahead = t.dy + int64_t{rows[next]} * t.dy_stride;
 #pragma GCC unroll 8
               for (int j = 0; j < NV; ++j) __builtin_prefetch(ahead + j * kWidth);
