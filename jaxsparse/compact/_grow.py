@@ -256,14 +256,10 @@ def _best_of_slice(tiles, pattern, num, offset, devices, dtype) -> _state.Candid
 def _sorted_units(pattern):
   """The flat indices of the active units, rising, padded behind."""
   inputs, rows, valid = sparse.coordinates(pattern)
-  units = inputs * np.int32(pattern.format.rows) + rows
-  units = jnp.where(valid, units, _NOWHERE)
-  if native.available() and native.stays_whole():
-    units = units[native.argsort(units.astype(jnp.uint32))]
-  else:
-    units = jnp.sort(units)
+  units = jnp.where(valid, inputs * np.int32(pattern.format.rows) + rows, _NOWHERE)
+  order = native.argsort(units.astype(jnp.uint32))
   # A window that begins at the last one must not be moved back.
-  return jnp.concatenate([units, jnp.full(_WINDOW, _NOWHERE)])
+  return jnp.concatenate([units[order], jnp.full(_WINDOW, _NOWHERE)])
 
 
 def _strike_out(keys, active, first):
