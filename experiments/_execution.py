@@ -48,8 +48,15 @@ class Execution:
       self.name = 'dense' if _is_dense(spec) else 'masked'
       return
     self.name = f'compact from step {self._first}' if self.changes else 'compact'
-    # All seeds get the same transform, so one program serves them.
-    self.to_time(init(0))
+    try:
+      # All seeds get the same transform, so one program serves them.
+      self.to_time(init(0))
+    except ValueError as error:
+      raise ValueError(f'method {spec["name"]}: {error}') from error
+
+  def could_start_compact(self) -> bool:
+    """Whether the method could be held as its nonzeros from the first step on."""
+    return _first_step(self._tx) == 0
 
   def held(self, state):
     """The state, as nonzeros if it is one of which only these are held."""

@@ -201,14 +201,13 @@ def twins(config, methods, source: Source) -> list[Method]:
     return []
   compact = copy.copy(config)
   compact.execution = 'compact'
-  sparse = (m.spec for m in methods if m.sparse)
-  twin = lambda spec: {**spec, 'name': f'{spec["name"]}, compact'}
   built = []
-  for spec in sparse:
+  for method in (m for m in methods if m.execution.could_start_compact()):
+    spec = {**method.spec, 'name': f'{method.name}, compact'}
     # What cannot be converted, an optimizer that is not elementwise, has no twin.
     with contextlib.suppress(ValueError):
-      built.append(build_method(compact, twin(spec), source))
-  return [m for m in built if m.execution.name == 'compact']
+      built.append(build_method(compact, spec, source))
+  return built
 
 
 def train(config, method, seed, source, workdir, metrics, results) -> bool:

@@ -10,9 +10,9 @@ from jaxsparse.native import _library
 def top_indices(keys: jax.Array, ties: jax.Array, num: int) -> jax.Array:
   """The indices of the largest keys; of equal keys, of those with the largest ties.
 
-  What is equal in both goes by the smaller index. The kernel takes a third
-  of a millisecond for 150,000 keys, and a tenth where the first `num` were the largest
-  until then; a sort takes over ten.
+  What is equal in both goes by the smaller index. The kernel takes a third of a millisecond
+  for 150,000 keys, and a tenth where the first `num` were the largest until then; a sort
+  takes over ten.
 
   Args:
     keys: uint32 (n,).
