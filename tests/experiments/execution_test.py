@@ -74,11 +74,13 @@ _EACH = pytest.mark.parametrize(
 @_EACH
 def test_a_run_resumes_on_either_side_of_the_change(method, tmp_path):
   assert jax.local_device_count() > 1
-  whole = _Run(method, _config()).to(_STEPS, tmp_path / 'whole')
+  first = _Run(method, _config())
+  whole = first.to(_STEPS, tmp_path / 'whole')
   assert isinstance(whole.opt_state, js.compact.CompactState)
   for at in (4, 5, 6):
-    held = _Run(method, _config()).to(at, tmp_path / str(at))
+    held = first.to(at, tmp_path / str(at))
     assert isinstance(held.opt_state, js.compact.CompactState) == (at > 5)
+    # Nothing but the checkpoint is left of the first one.
     again = _Run(method, _config()).to(_STEPS, tmp_path / str(at))
     assert _same(_plain(again), _plain(whole))
 
