@@ -12,6 +12,8 @@ import jax
 import jaxsparse as js
 
 CALLS = 4
+# Seconds that a variant computes before it is the turn of the next.
+_TURN = 0.03
 
 
 def parse(doc, seconds, sparse=True, check=True, **more):
@@ -60,12 +62,14 @@ def measure(rows, args, calls=CALLS):
   times, end = {name: [] for name in rows}, time.monotonic() + args.seconds
   while time.monotonic() < end or len(next(iter(times.values()))) < 5:
     for name, function in rows.items():
-      # The first call finds the caches as another variant left them.
+      # The first call finds the caches as another variant left them, and short ones are
+      # repeated until they have theirs: a step of a training follows its own kind.
       jax.block_until_ready(function())
-      start = clock()
-      for _ in range(calls):
+      start, taken, count = clock(), 0.0, 0
+      while count < calls or taken < _TURN:
         jax.block_until_ready(function())
-      times[name].append((clock() - start) / calls)
+        count, taken = count + 1, clock() - start
+      times[name].append(taken / count)
   return {name: sorted(values) for name, values in times.items()}
 
 

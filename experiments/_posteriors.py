@@ -95,10 +95,8 @@ def settings(config, spec) -> types.SimpleNamespace:
   changed = copy.deepcopy(config)
   changed.handler = handler(config)
   if _execution.may_be_compact(config, spec):
-    on_nonzeros, noisy = js.compact.handler(), changed.handler
-    if noisy is not None:
-      on_nonzeros = functools.partial(noisy, handler=on_nonzeros)
-    changed.handler = on_nonzeros
+    noisy = js.bayes.noisy_handler if changed.handler else lambda handler: handler
+    changed.handler = noisy(js.compact.handler())
   for key, value in spec.get('settings', {}).items():
     if key == 'dropout':
       changed.model['options'] = {**changed.model['options'], 'dropout': value}

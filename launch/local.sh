@@ -21,7 +21,11 @@ export PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}"
 # blocks back to the kernel, or maps them apart as soon as the heap is used up, so that
 # each step faults every page in anew: up to half of a step's time, for some programs of
 # a process and not for others. Kept on the heap, they cost nothing; the heap stays as
-# large as it once was. (Not glibc: no effect.)
+# large as it once was. One heap for all threads, because those of XLA's own threads hold
+# 64 MB at most, and are given back when they are empty; of huge pages where the kernel
+# offers them, which makes steps up to 8 % faster. (Not glibc: no effect.)
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
+export MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-1}"
 export MALLOC_MMAP_MAX_="${MALLOC_MMAP_MAX_:-0}"
 export MALLOC_TOP_PAD_="${MALLOC_TOP_PAD_:-268435456}"
 export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-1073741824}"

@@ -24,6 +24,7 @@ from jaxsparse.bayes._estimators import (
   flipout,
   local_reparametrization,
   mean_weights,
+  noisy_handler,
   noisy_product,
   weight_sampling,
 )
@@ -79,6 +80,7 @@ __all__ = (
   'negative_elbo',
   'negative_log_likelihood',
   'negative_log_likelihood_of_logits',
+  'noisy_handler',
   'noisy_product',
   'optimizer',
   'predict',

@@ -126,8 +126,7 @@ def noisy_product(product, weight, x, *, handler: Callable | None = None):
   """The handler for `js.layers.bind` that runs a layer with a Gaussian kernel.
 
   A model bound with it runs as always on arrays, so one `apply_fn` serves all
-  estimators, and prediction. On nonzeros:
-  `functools.partial(js.bayes.noisy_product, handler=js.compact.handler())`.
+  estimators, and prediction. On nonzeros see `noisy_handler`.
 
   Args:
     product: the layer's own product, see `js.layers.Product`.
@@ -152,19 +151,51 @@ def noisy_product(product, weight, x, *, handler: Callable | None = None):
     (3, 2)
   """
   held = weight.mu if isinstance(weight, Noisy) else weight
-  if not isinstance(held, sparse.SparseArray):
-    apply = product.apply
-  elif handler is None:
-    raise ValueError(
-      f'{product.name}: held as nonzeros; wanted functools.partial('
-      'js.bayes.noisy_product, handler=js.compact.handler()) in js.layers.bind.'
-    )
-  else:
+  if isinstance(held, sparse.SparseArray):
+    if handler is None:
+      raise ValueError(
+        f'{product.name}: held as nonzeros; wanted js.bayes.noisy_handler('
+        'js.compact.handler()) in js.layers.bind.'
+      )
     apply = lambda x, kernel: handler(product, kernel, x)
+  elif product.kind == 'dot' and hasattr(handler, 'array'):
+    # A dense layer between sparse ones.
+    apply = lambda x, kernel: handler.array(product, kernel, x)
+  else:
+    apply = product.apply
   if not isinstance(weight, Noisy):
     return apply(x, weight)
   how = _local if weight.method == 'local' else _flipout
   return how(product, apply, weight, x)
+
+
+def noisy_handler(handler: Callable) -> Callable:
+  """`noisy_product` for a model on its nonzeros.
+
+  Args:
+    handler: of products on nonzeros, `js.compact.handler()`.
+
+  Returns:
+    A handler for `js.layers.bind`, which treats what stays dense between sparse layers
+    as `handler` does.
+
+  Example:
+    >>> import flax.linen as nn, jax, jax.numpy as jnp, jaxsparse as js, optax
+    >>> posterior = js.bayes.ssvi(0.75, seed=0)
+    >>> tx = js.bayes.optimizer(posterior, optax.adam(1e-3))
+    >>> model, x = nn.Dense(4), jnp.ones((2, 8))
+    >>> params = posterior.init(jax.random.key(0), model.init(jax.random.key(0), x))
+    >>> tx, params, state = js.compact.convert(tx, *js.init(tx, params))
+    >>> run = js.layers.bind(model, js.bayes.noisy_handler(js.compact.handler()))
+    >>> patterns = js.compact.get_patterns(state)
+    >>> run(posterior.sample(params, patterns, jax.random.key(1)), x).shape
+    (2, 4)
+  """
+  run: Any = functools.partial(noisy_product, handler=handler)
+  for name in ('array', 'add_bias'):
+    if hasattr(handler, name):
+      setattr(run, name, getattr(handler, name))
+  return run
 
 
 def _local(product, apply, weight, x):

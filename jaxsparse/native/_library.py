@@ -22,6 +22,7 @@ _TARGETS = {
   'jaxsparse_conv_backward_values': 'JaxsparseConvBackwardValues',
   'jaxsparse_conv_backward_x': 'JaxsparseConvBackwardX',
   'jaxsparse_conv_forward': 'JaxsparseConvForward',
+  'jaxsparse_flat_indices': 'JaxsparseFlatIndices',
   'jaxsparse_forward': 'JaxsparseForward',
   'jaxsparse_normal': 'JaxsparseNormal',
   'jaxsparse_select': 'JaxsparseSelect',

@@ -7,6 +7,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse import native
 from jaxsparse.sparse import _patterns
 
 
@@ -54,6 +55,16 @@ def flat_indices(pattern: _patterns.Pattern) -> jax.Array:
     [0, 4, 8]
   """
   fmt, stack = pattern.format, pattern.stack
+  kernel = fmt.nm is None and not stack
+  if kernel and native.available() and native.stays_whole():
+    call = jax.ffi.ffi_call(
+      'jaxsparse_flat_indices',
+      jax.ShapeDtypeStruct((pattern.capacity * fmt.block,), jnp.uint32),
+      vmap_method='broadcast_all',
+    )
+    sizes = dict(rows=fmt.rows, outputs=fmt.outputs, block=fmt.block)
+    sizes = {name: np.int64(size) for name, size in sizes.items()}
+    return call(pattern.starts, pattern.inputs, **sizes)
 
   def one(pattern, start):
     inputs, outputs, _ = _patterns.places(pattern)

@@ -11,7 +11,7 @@ import pytest
 
 import jaxsparse as js
 
-_HANDLER = functools.partial(js.bayes.noisy_product, handler=js.compact.handler())
+_HANDLER = js.bayes.noisy_handler(js.compact.handler())
 _SEVERAL = (
   (js.bayes.weight_sampling, 2),
   (js.bayes.local_reparametrization, 1),
@@ -275,6 +275,28 @@ def test_growth_by_a_criterion_of_its_own_is_refused():
     js.compact.convert(tx, *js.init(tx, start))
 
 
+@pytest.mark.parametrize(
+  'estimator', [js.bayes.weight_sampling, js.bayes.local_reparametrization]
+)
+def test_the_head_is_multiplied_by_the_kernels_too(estimator):
+  """It is dense between sparse layers, with noise of its own or drawn."""
+  if not js.native.available():
+    pytest.skip(f'no kernels: {js.native.why_not()}')
+  posterior = _ssvi()
+  params, (x, _), _ = _net()
+  run = js.layers.bind(_Net(), js.bayes.noisy_handler(js.compact.handler('cpu')))
+  _, (_, values, state) = _start(posterior, params)
+
+  def loss(values, patterns, key):
+    return jnp.sum(run({'params': estimator(posterior, values, patterns, key)}, x) ** 2)
+
+  gradient = jax.jit(jax.grad(loss))
+  args = values, js.compact.get_patterns(state), jax.random.key(1)
+  text = gradient.lower(*args).compile().as_text()
+  assert 'jaxsparse_forward' in text
+  assert not [line for line in text.splitlines() if ' dot(' in line]
+
+
 def test_what_is_missing_is_named():
   posterior = _ssvi()
   tx = _optimizer(posterior)
@@ -287,7 +309,7 @@ def test_what_is_missing_is_named():
   patterns = js.compact.get_patterns(compact_state)
   theta = posterior.noisy(values, patterns, jax.random.key(0), 'local')
   run = js.layers.bind(nn.Dense(6, use_bias=False), js.bayes.noisy_product)
-  with pytest.raises(ValueError, match='kernel: held as nonzeros; wanted functools'):
+  with pytest.raises(ValueError, match='held as nonzeros; wanted js.bayes.noisy_hand'):
     run({'params': theta}, jnp.ones((1, 8)))
   dense = js.bayes.mean_field()
   with pytest.raises(ValueError, match='wanted what a transform of jaxsparse'):

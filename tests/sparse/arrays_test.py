@@ -1,6 +1,8 @@
 """Patterns and sparse arrays: exact to and from masks, checked, friendly to trees."""
 
+import contextlib
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -232,9 +234,39 @@ def test_values_of_another_length_are_refused():
   assert isinstance(array.pattern, js.sparse.Pattern)
 
 
+@pytest.mark.parametrize('kernel', [True, False])
+@pytest.mark.parametrize(
+  'stack,block,tile', [((), 1, None), ((), 1, 16), ((), 4, None), ((3,), 4, None)]
+)
+def test_flat_indices_are_those_of_numpy(stack, block, tile, kernel):
+  """Rows without weights, full ones, tiles, wide indices and padding included."""
+  if kernel and not js.native.available():
+    pytest.skip(f'no kernels: {js.native.why_not()}')
+  rng = np.random.default_rng(0)
+  for inputs, density in ((1, 0.5), (37, 0.0), (37, 0.4), (37, 1.0), (70_000, 1e-4)):
+    mask = np.repeat(rng.random((*stack, inputs, 6)) < density, block, -1)
+    mask[..., block : 2 * block] = False
+    fmt = js.sparse.Format(mask.shape[len(stack) :], block=block, input_tile=tile)
+    room = int(mask.sum((-1, -2)).max()) // block + 5
+    make = functools.partial(js.sparse.pattern_of, format=fmt, capacity=room)
+    pattern = (jax.vmap(make) if stack else make)(jnp.asarray(mask))
+    with contextlib.nullcontext() if kernel else js.native.without():
+      # A fresh function: jit must not remember the other path.
+      flat = jax.jit(lambda p: js.sparse.flat_indices(p))(pattern)
+    assert flat.dtype == jnp.uint32 and flat.shape == (*stack, room * block)
+    counts = np.asarray(pattern.count).reshape(-1, 1) * block
+    flat = np.asarray(flat).reshape(-1, room * block)
+    found = flat[np.arange(room * block) < counts]
+    np.testing.assert_array_equal(np.sort(found), np.flatnonzero(mask))
+    layer = jnp.arange(mask.size).reshape(mask.shape)
+    at = jax.vmap(js.sparse.gather) if stack else js.sparse.gather
+    wanted = np.asarray(at(layer, pattern)).reshape(flat.shape)
+    np.testing.assert_array_equal(found, wanted[np.arange(room * block) < counts])
+
+
 @pytest.mark.parametrize('stack', [(), (3,)])
 def test_the_dense_view_of_what_is_held(stack):
-  """Shapes and flat indices, those of `np.flatnonzero`, blocks and stacks included."""
+  """The shapes that leaves have when they are dense."""
   mask = np.repeat(np.random.default_rng(0).random((*stack, 6, 2)) < 0.5, 4, -1)
   fmt = js.sparse.Format((6, 8), block=4)
   make = lambda m: js.sparse.pattern_of(m, fmt, 12)
@@ -245,8 +277,3 @@ def test_the_dense_view_of_what_is_held(stack):
     {'w': values, 'b': jnp.ones(2)}, {'w': pattern, 'b': jnp.ones((), bool)}
   )
   assert (struct['w'].shape, struct['b'].shape) == ((*stack, 6, 8), (2,))
-  counts = np.asarray(pattern.count).reshape(-1, 1) * 4
-  flat = np.asarray(js.sparse.flat_indices(pattern)).reshape(-1, 48)
-  assert flat.dtype == np.uint32
-  found = np.sort(flat[np.arange(48) < counts])
-  np.testing.assert_array_equal(found, np.flatnonzero(mask))

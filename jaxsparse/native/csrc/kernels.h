@@ -28,6 +28,16 @@ struct Pattern {
   bool wide;
 };
 
+// The forward half of a pattern, to say where its blocks stand; `outputs` is the length
+// of a row of the dense array.
+struct Places {
+  const int32_t* starts;  // (segments + 1)
+  const void* inputs;     // (capacity)
+  int64_t segments, capacity;
+  uint32_t rows, outputs, block;
+  bool wide;
+};
+
 // One tile of `vectors` vectors of the batch.
 struct ForwardTile {
   const float* x;
@@ -131,6 +141,9 @@ struct Kernels {
   // mask = key > level or (key == level and hash >= last_hash), one byte each.
   void (*write_mask)(const Scores&, int64_t begin, int64_t end, uint32_t level,
                      uint32_t last_hash, bool any_tie, uint8_t* mask);
+
+  // The flat index of each weight, 0 for padding.
+  void (*flat_indices)(const Places&, uint32_t* out);
 
   // Normal numbers of n indices; where that is null, of first, first + step, ...
   void (*normal)(const uint32_t* key, const uint32_t* index, uint32_t first,

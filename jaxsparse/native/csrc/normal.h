@@ -12,23 +12,39 @@ JAXSPARSE_INLINE Bits rotate_left(Bits x, int by) {
   return (x << by) | (x >> (32 - by));
 }
 
-// Both words of threefry2x32 of the counter (0, index), xored: the bits that jax gives
-// an element of an array. Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3.
-JAXSPARSE_INLINE Bits threefry(const uint32_t* key, Bits index) {
+// How many vectors go in step: the rounds of one are a chain, each waiting for the last.
+constexpr int kInStep = 4;
+
+// Replaces indices by both words of threefry2x32 of the counter (0, index), xored: the
+// bits that jax gives an element of an array. Salmon et al. 2011, Parallel random
+// numbers: as easy as 1, 2, 3.
+JAXSPARSE_INLINE void threefry(const uint32_t* key, Bits (&words)[kInStep]) {
   constexpr int kRotations[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
   const uint32_t keys[3] = {key[0], key[1], key[0] ^ key[1] ^ 0x1bd11bdau};
-  Bits first = Bits{} + keys[0], second = index + keys[1];
+  Bits first[kInStep];
+#pragma GCC unroll 4
+  for (int v = 0; v < kInStep; ++v) {
+    first[v] = Bits{} + keys[0];
+    words[v] += keys[1];
+  }
 #pragma GCC unroll 5
   for (int group = 0; group < 5; ++group) {
 #pragma GCC unroll 4
     for (int round = 0; round < 4; ++round) {
-      first += second;
-      second = rotate_left(second, kRotations[group % 2][round]) ^ first;
+#pragma GCC unroll 4
+      for (int v = 0; v < kInStep; ++v) {
+        first[v] += words[v];
+        words[v] = rotate_left(words[v], kRotations[group % 2][round]) ^ first[v];
+      }
     }
-    first += keys[(group + 1) % 3];
-    second += keys[(group + 2) % 3] + static_cast<uint32_t>(group + 1);
+#pragma GCC unroll 4
+    for (int v = 0; v < kInStep; ++v) {
+      first[v] += keys[(group + 1) % 3];
+      words[v] += keys[(group + 2) % 3] + static_cast<uint32_t>(group + 1);
+    }
   }
-  return first ^ second;
+#pragma GCC unroll 4
+  for (int v = 0; v < kInStep; ++v) words[v] ^= first[v];
 }
 
 // log(x) of positive normal numbers, to about one unit in the last place.
@@ -98,18 +114,30 @@ JAXSPARSE_INLINE Vec normal_of(Bits bits) {
 // The numbers of n indices, or of first, first + step, ... where there are none.
 void normal(const uint32_t* key, const uint32_t* index, uint32_t first, uint32_t step,
             int64_t n, float* out) {
-  Bits next;
-  for (int lane = 0; lane < kWidth; ++lane) next[lane] = first + lane * step;
-  int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) {
-    const Bits at = index ? *reinterpret_cast<const BitsAt*>(index + i) : next;
-    store(out + i, normal_of(threefry(key, at)));
-    next += kWidth * step;
+  constexpr int kMany = kInStep * kWidth;
+  Bits lanes;
+  for (int lane = 0; lane < kWidth; ++lane) lanes[lane] = lane * step;
+  for (int64_t i = 0; i < n; i += kMany, first += kMany * step) {
+    // The last ones are made whole in arrays of their own.
+    const bool whole = i + kMany <= n;
+    uint32_t rest[kMany] = {};
+    float drawn[kMany];
+    if (index && !whole) {
+      for (int64_t k = 0; k < n - i; ++k) rest[k] = index[i + k];
+    }
+    const uint32_t* from = whole ? index + i : rest;
+    float* to = whole ? out + i : drawn;
+    Bits words[kInStep];
+#pragma GCC unroll 4
+    for (int v = 0; v < kInStep; ++v) {
+      words[v] = index ? *reinterpret_cast<const BitsAt*>(from + v * kWidth)
+                       : lanes + (first + v * kWidth * step);
+    }
+    threefry(key, words);
+#pragma GCC unroll 4
+    for (int v = 0; v < kInStep; ++v) store(to + v * kWidth, normal_of(words[v]));
+    for (int64_t k = 0; !whole && k < n - i; ++k) out[i + k] = drawn[k];
   }
-  if (i == n) return;
-  for (int lane = 0; index && lane < n - i; ++lane) next[lane] = index[i + lane];
-  const Vec last = normal_of(threefry(key, next));
-  for (int lane = 0; lane < n - i; ++lane) out[i + lane] = last[lane];
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include "kernels.h"
 #include "matmul.h"
 #include "normal.h"
+#include "places.h"
 #include "select.h"
 
 namespace jaxsparse {
@@ -15,7 +16,7 @@ constexpr Kernels table(const char* name) {
       name,          kWidth,        kForwardVectors, kBlockVectors, kBackwardVectors,
       forward,       backward,      forward_vector,  conv_forward,  conv_backward,
       pack_lanes,    unpack_lanes,  largest_index,   keys,          count,
-      write_mask,    normal,
+      write_mask,    flat_indices,  normal,
   };
 }
 
