@@ -158,9 +158,9 @@ def noisy_product(product, weight, x, *, handler: Callable | None = None):
         'js.compact.handler()) in js.layers.bind.'
       )
     apply = lambda x, kernel: handler(product, kernel, x)
-  elif product.kind == 'dot' and hasattr(handler, 'array'):
+  elif product.kind == 'dot' and (array := getattr(handler, 'array', None)):
     # A dense layer between sparse ones.
-    apply = lambda x, kernel: handler.array(product, kernel, x)
+    apply = lambda x, kernel: array(product, kernel, x)
   else:
     apply = product.apply
   if not isinstance(weight, Noisy):

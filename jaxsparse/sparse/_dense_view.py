@@ -62,9 +62,9 @@ def flat_indices(pattern: _patterns.Pattern) -> jax.Array:
       jax.ShapeDtypeStruct((pattern.capacity * fmt.block,), jnp.uint32),
       vmap_method='broadcast_all',
     )
-    sizes = dict(rows=fmt.rows, outputs=fmt.outputs, block=fmt.block)
-    sizes = {name: np.int64(size) for name, size in sizes.items()}
-    return call(pattern.starts, pattern.inputs, **sizes)
+    sizes = np.asarray((fmt.rows, fmt.outputs, fmt.block), np.int64)
+    rows, outputs, block = sizes
+    return call(pattern.starts, pattern.inputs, rows=rows, outputs=outputs, block=block)
 
   def one(pattern, start):
     inputs, outputs, _ = _patterns.places(pattern)
