@@ -10,14 +10,7 @@ import jax.numpy as jnp
 
 from jaxsparse import core, rules
 from jaxsparse import masks as masks_lib
-from jaxsparse.bayes import (
-  _criteria,
-  _estimators,
-  _held,
-  _links,
-  _noise,
-  _posterior,
-)
+from jaxsparse.bayes import _criteria, _estimators, _held, _links, _noise, _posterior
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +125,7 @@ def make(family: Family, densities: Callable) -> _posterior.Posterior:
     return sum(terms, jnp.zeros((), jnp.float32))
 
   return _posterior.Posterior(
-    init=lambda key, params: _init(family, densities, key, params),
+    init=lambda key, params: start(family, densities(params), key, params),
     sample=over_leaves(lambda *args: _held.whole(_sample(*args), args[1].mask)),
     mean=over_leaves(lambda _, e: _held.whole(_through(e.mask, e.mu), e.mask)),
     sigma=over_leaves(_whole_sigma),
@@ -143,10 +136,11 @@ def make(family: Family, densities: Callable) -> _posterior.Posterior:
   )
 
 
-def _init(family, densities, key, params) -> _posterior.Gaussian:
-  bayesian = core.prunable_leaves(params, family.bayesian, family.leaves)
+def start(family, density, key, params, patterns=None) -> _posterior.Gaussian:
+  """`Posterior.init`; with patterns, of params that are values there."""
+  dense = params if patterns is None else _held.dense_structs(params, patterns)
+  bayesian = core.prunable_leaves(dense, family.bayesian, family.leaves)
   scales = _per_leaf(family.init_scale, bayesian, 'init_scale')
-  density = densities(params)
   names, mus, treedef = core.named_leaves(params)
   rhos, means = [], []
   for name, mu in zip(names, mus):

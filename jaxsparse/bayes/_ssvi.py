@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxsparse import core, criteria, distributions, rules, schedules
 from jaxsparse import masks as masks_lib
-from jaxsparse.bayes import _criteria, _family, _grown, _links, _posterior
+from jaxsparse.bayes import _criteria, _family, _grown, _held, _links, _posterior
 
 _SIGMAS = ('mean_rho', 'prior', 'eps', 'layer_median')
 
@@ -52,6 +52,17 @@ def ssvi_rule(family: _family.Family, alternation: Alternation) -> core.MaskRule
     gaussian = _posterior.Gaussian(*evidence.params)
     return _grown.rho(family, how.grown_sigma, gaussian, masks, survivors)
 
+  def held_start(values, patterns, key):
+    # A start without dense weights, see `js.compact.init`.
+    mu = _held.dense_structs(values, patterns)
+    nodes = dict(zip(core.named_leaves(mu)[0], _held.nodes(patterns), strict=True))
+    pruned = budget.pruned(mu).items()
+    density = {name: _held.density(nodes[name], leaf) for name, leaf in pruned}
+    gaussian = _family.start(family, density, key, values, patterns)
+    survivors = jax.tree.map(_held.active, patterns, is_leaf=_held.is_held)
+    memory = _grown.rho(family, how.grown_sigma, gaussian, patterns, survivors)
+    return gaussian, memory
+
   rewiring = core.Rewiring(
     budget,
     drop_scores,
@@ -70,6 +81,8 @@ def ssvi_rule(family: _family.Family, alternation: Alternation) -> core.MaskRule
     grown_value=lambda params, evidence: _grown.value(family, params, evidence),
     budget=budget,
     rewiring=rewiring,
+    random_start=True,
+    held_start=held_start,
   )
 
 

@@ -62,10 +62,11 @@ def init(
 
   Args:
     tx: what a transform of this library returned that starts with random masks: static,
-      SET, RigL.
+      SET, RigL; or the optimizer of a posterior with those, `js.bayes.ssvi`.
     make_params: a function without arguments, such as
       `lambda: model.init(key, x)['params']`; it is traced, and the kernels that it
-      makes are not computed.
+      makes are not computed. For a posterior too, whose deviations start as its `init`
+      says.
     seed: int, integer scalar or typed key, of the places and the values; the transform's
       own seed stays that of its later draws.
     kernel_init: `(key, leaf, shape) -> values` of the kept weights; what the model's own
@@ -77,8 +78,8 @@ def init(
     `(tx, params, opt_state)`, as `convert` does.
 
   Raises:
-    ValueError: a transform whose start depends on the weights; a structure whose units
-      are not held as such; what `convert` refuses.
+    ValueError: a transform whose start depends on the weights; budgets that move from
+      leaf to leaf; a structure whose units are not held as such; what `convert` refuses.
 
   Example:
     >>> import flax.linen as nn, jax, jax.numpy as jnp, jaxsparse as js, optax
@@ -93,7 +94,12 @@ def init(
   if not parts.rule.random_start or parts.rule.budget is None:
     raise ValueError(
       'tx: its masks at the start depend on the weights; wanted a transform that starts'
-      ' with random masks (static, set, rigl), or js.init and js.compact.convert.'
+      ' with random masks (static, set, rigl, ssvi), or js.init and js.compact.convert.'
+    )
+  if parts.rule.rewiring is not None and parts.rule.rewiring.pool:
+    raise ValueError(
+      'tx: budgets that move from leaf to leaf; wanted one that keeps its count in each'
+      ' (scope="layer"), or js.init and js.compact.convert.'
     )
   shapes = jax.eval_shape(make_params)
   names, flat, treedef = core.named_leaves(shapes)
@@ -121,19 +127,28 @@ def init(
     places.append(pattern)
     values.append(_start(own, leaves[name], pattern, kernel_init, rescale))
   patterns, params = treedef.unflatten(places), treedef.unflatten(values)
-  _check_inner(parts.inner, shapes, leaves)
-  seen = _values.map_sparse(_values.as_seen, patterns, params)
+  _check_inner(parts, shapes, leaves)
+  params, memory, whole = _fields(parts.rule, params, patterns, key)
+  seen = _values.map_sparse(_values.as_seen, whole, params)
   own_key = None if parts.seed is None else core.as_key(parts.seed)
   state = _state.CompactState(
     jnp.zeros((), jnp.int32),
     patterns,
-    None,
+    memory,
     parts.inner.init(seen),
     # The key of `keep_sparse`, in an array of the state's own.
     None if own_key is None else jax.random.fold_in(own_key, 0),
   )
   mask_shapes = {name: leaf.shape for name, leaf in leaves.items()}
   return _update.transform(tx, mask_shapes), params, state
+
+
+def _fields(rule, values, patterns, key):
+  """`(params, memory, patterns along the params)` of all fields, from the first."""
+  params, memory = values, None
+  if rule.held_start is not None:
+    params, memory = rule.held_start(values, patterns, key)
+  return params, memory, rules.spread(rule, patterns, params)
 
 
 def _drawn(key, leaf, structure, num_kept) -> sparse.Pattern:
@@ -191,28 +206,28 @@ def _of_fan_in(pattern, fan_in):
   return jnp.repeat(jnp.where(valid, scale, np.float32(1)), pattern.format.block)
 
 
-def _check_inner(inner, shapes, leaves):
+def _check_inner(parts, shapes, leaves):
   """Looks at the optimizer on leaves of the same names, but of four to a side."""
   names, flat, treedef = core.named_leaves(shapes)
-  small: list[jax.Array] = []
+  values: list[jax.Array] = []
   places: list[Any] = []
   for name, leaf in zip(names, flat):
-    stacked = len(leaves[name].stack_axes) if name in leaves else 0
     shape = tuple(min(n, 4) for n in leaf.shape)
-    small.append(jnp.ones(shape, leaf.dtype))
     if name not in leaves:
+      values.append(jnp.ones(shape, leaf.dtype))
       places.append(jnp.ones((), bool))
       continue
+    stacked = len(leaves[name].stack_axes)
     layer = sparse.Format(shape[stacked:], len(shape) - stacked - 1)
     # Half of them, so that an optimizer that reads the zeros is caught too.
     every_other = np.arange(layer.num_blocks).reshape(shape[stacked:]) % 2 == 0
     mask = jnp.broadcast_to(jnp.asarray(every_other), shape)
-    capacity = -(-layer.num_blocks // 2)
-    places.append(_values.pattern_of(mask, layer, capacity, stacked))
-    small[-1] = jnp.where(mask, small[-1], jnp.zeros_like(small[-1]))
-  patterns, params = treedef.unflatten(places), treedef.unflatten(small)
-  gather = lambda x, p: _values.as_seen(_values.gather(x, p), p)
-  seen = _values.map_sparse(gather, patterns, params)
+    places.append(_values.pattern_of(mask, layer, -(-layer.num_blocks // 2), stacked))
+    values.append(_values.gather(jnp.ones(shape, leaf.dtype), places[-1]))
+  patterns, small = treedef.unflatten(places), treedef.unflatten(values)
+  params, _, whole = _fields(parts.rule, small, patterns, jax.random.key(0))
+  dense = _values.map_sparse(_values.scatter, whole, params)
+  seen = _values.map_sparse(_values.as_seen, whole, params)
   _elementwise.check(
-    inner, (params, inner.init(params)), (seen, inner.init(seen)), patterns
+    parts.inner, (dense, parts.inner.init(dense)), (seen, parts.inner.init(seen)), whole
   )

@@ -203,7 +203,10 @@ class MaskRule(NamedTuple):
     settled_at: the step from which on a second decision changes nothing; None where
       nobody knows it.
     random_start: whether `init` draws units at random, whatever the params are, and
-      remembers nothing: then a start on nonzeros may draw them itself.
+      remembers nothing but what `held_start` says: then a start on nonzeros may draw
+      them itself.
+    held_start: `(values, patterns, key) -> (params, memory)`, what training on nonzeros
+      starts from where the params have several fields, from the values of the first.
     settled_memory: `masks -> memory` of a rule that edits or observes gradients or
       updates only until it has settled; None where it does not, or goes on doing so.
     observe: `(Evidence, memory) -> memory` in every step, before anything is decided:
@@ -224,6 +227,7 @@ class MaskRule(NamedTuple):
   rewiring: Rewiring | None = None
   settled_at: int | None = None
   random_start: bool = False
+  held_start: Callable[..., tuple[Params, Memory]] | None = None
   settled_memory: Callable[[Masks], Memory] | None = None
   observe: Callable[[Evidence, Memory], Memory] | None = None
   resets_moments: bool = True

@@ -151,6 +151,69 @@ def test_a_layer_that_memory_could_not_hold_trains():
   assert values[2] < values[0]
 
 
+def _posterior(**kwargs):
+  kwargs = {'sparsity': 0.8, 'when': EVERY, **kwargs}
+  posterior = js.bayes.ssvi(seed=0, **kwargs)
+  return posterior, js.bayes.optimizer(posterior, optax.adam(5e-3), optax.adam(1e-2))
+
+
+def test_a_posterior_starts_as_a_dense_one_would():
+  """Stacked layers, of which one has a weight more, and what is drawn for mu."""
+  tree = {'w': jnp.ones((3, 9, 8)), 'head/kernel': jnp.ones((8, 4)), 'b': jnp.ones(4)}
+  leaves = {'w': js.stacked(1)}
+  posterior, tx = _posterior(
+    leaves=leaves, init_mean=lambda key, shape: 7 + jax.random.normal(key, shape)
+  )
+  masked, masked_state = js.init(tx, posterior.init(jax.random.key(0), tree))
+  given = js.compact.init(tx, lambda: tree, seed=1)
+  dense_tx, params, state = js.compact.densify(*given)
+  assert dense_tx is tx
+  assert _counts(state) == _counts(masked_state)
+  same = lambda a, b: a.shape == b.shape and a.dtype == b.dtype
+  assert jax.tree.all(jax.tree.map(same, (params, state), (masked, masked_state)))
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5)
+  jax.tree.map(close, state.memory, masked_state.memory)
+  masks = js.get_masks(state)
+  for name in ('w', 'head/kernel'):
+    kept = np.asarray(masks[name])
+    # One value per leaf: the masks of both starts are others.
+    rho = np.asarray(masked.rho[name])[np.asarray(masked_state.masks[name])]
+    close(np.asarray(params.rho[name])[kept], np.resize(rho, kept.sum()))
+    assert (np.asarray(params.mu[name])[kept] > 2).all()
+    assert not np.asarray(params.mu[name])[~kept].any()
+  patterns = js.compact.get_patterns(given[2])
+  close(posterior.kl(given[1], patterns), posterior.kl(params, masks))
+
+
+def test_a_posterior_that_memory_could_not_hold_trains():
+  size = 46000
+  model, x = nn.Dense(size, use_bias=False), jnp.ones((16, size))
+  posterior, tx = _posterior(sparsity=1 - 1e-5, when=js.schedules.never)
+  tx, params, state = js.compact.init(tx, _params(model, x), seed=0)
+  run = js.layers.bind(model, js.bayes.noisy_handler(js.compact.handler()))
+
+  @jax.jit
+  def step(params, state, key):
+    patterns = js.compact.get_patterns(state)
+
+    def loss(params):
+      y = run({'params': posterior.sample(params, patterns, key)}, x)
+      return jnp.mean(y**2) * size + posterior.kl(params, patterns)
+
+    value, grads = jax.value_and_grad(loss)(params)
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state, value
+
+  args = params, state, jax.random.key(0)
+  memory = step.lower(*args).compile().memory_analysis()
+  assert memory.temp_size_in_bytes + memory.argument_size_in_bytes < 2**25
+  first = None
+  for _ in range(3):
+    params, state, value = step(params, state, args[2])
+    first = value if first is None else first
+  assert value < first
+
+
 def test_an_nnx_model_starts_without_its_kernels():
   def make():
     return nnx.state(nnx.Linear(6, 4, rngs=nnx.Rngs(0)), nnx.Param)
@@ -176,6 +239,11 @@ def test_an_nnx_model_starts_without_its_kernels():
         optax.sgd(1.0), 0.5, seed=0, structure=js.masks.Block((4, 1))
       ),
       'kernel: the units',
+    ),
+    (_posterior(scope='global')[1], 'from leaf to leaf'),
+    (
+      js.bayes.optimizer(_posterior()[0], optax.adafactor(1.0), optax.sgd(1.0)),
+      'reads a shape',
     ),
   ],
 )
