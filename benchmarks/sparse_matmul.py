@@ -6,10 +6,10 @@ A square float32 layer; the forward product, and with it both gradients. Figures
 ratios to the dense product of the same run: how many times faster, first by the 10th
 percentile of the times, then by the median. All variants are interleaved in one process,
 a few calls each, on one thread unless `--threads` says more. Peers are a dense product in
-bfloat16, jax's own BCSR, and SciPy's CSR where that is installed. Activations are
-feature-major for the kernels, as between the layers of a sparse network. `--check` exits
-with 1 where a ratio is below half of what it should be on a quiet machine (batch 128,
-width 1024); `--clock=cpu` leaves out the time that other jobs take.
+bfloat16, jax's own BCSR, and the CSR of SciPy and of PyTorch where they are installed.
+Activations are feature-major for the kernels, as between the layers of a sparse network.
+`--check` exits with 1 where a ratio is below half of what it should be on a quiet machine
+(batch 128, width 1024); `--clock=cpu` leaves out the time that other jobs take.
 """
 
 import functools
@@ -25,6 +25,10 @@ try:
   import scipy.sparse as scipy_sparse
 except ImportError:
   scipy_sparse = None
+try:
+  import torch
+except ImportError:
+  torch = None
 
 import jaxsparse as js
 
@@ -88,7 +92,15 @@ def scipy_product(width, sparsity):
   return lambda x, dy: weight @ np.asarray(x)
 
 
-def variants(width, percent):
+def torch_product(width, sparsity, threads):
+  torch.set_num_threads(threads)
+  mask = make_mask(width, sparsity, 1).T.astype(np.float32)
+  weight = torch.from_numpy(mask).to_sparse_csr()
+  # A view of the same memory, too.
+  return lambda x, dy: weight @ torch.from_dlpack(x)
+
+
+def variants(width, percent, threads):
   """`{name: (function, the arrays that it takes)}`; `major` is feature-major."""
   sparsity = percent / 100
   dense, dense_both = dense_product(width)
@@ -102,6 +114,8 @@ def variants(width, percent):
   rows['BCSR forward'] = bcsr_product(width, sparsity), 'major'
   if scipy_sparse is not None:
     rows['SciPy CSR forward'] = scipy_product(width, sparsity), 'major'
+  if torch is not None:
+    rows['PyTorch CSR forward'] = torch_product(width, sparsity, threads), 'major'
   for backend in ('cpu', 'reference'):
     if backend == 'cpu' and not js.native.available():
       continue
@@ -131,7 +145,9 @@ def main():
   for percent in args.sparsities:
     rows = {
       name: functools.partial(function, *given[arrays])
-      for name, (function, arrays) in variants(args.width, percent).items()
+      for name, (function, arrays) in variants(
+        args.width, percent, args.threads
+      ).items()
     }
     times = _interleaved.measure(rows, args)
     print(f'{percent} %, {args.width} wide, batch {args.batch}:')
