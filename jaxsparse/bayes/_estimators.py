@@ -181,7 +181,7 @@ def noisy_handler(handler: Callable) -> Callable:
 
   Example:
     >>> import flax.linen as nn, jax, jax.numpy as jnp, jaxsparse as js, optax
-    >>> posterior = js.bayes.ssvi(0.75, seed=0)
+    >>> posterior = js.bayes.ssvi(0.75, seed=0, when=js.schedules.every(100))
     >>> tx = js.bayes.optimizer(posterior, optax.adam(1e-3))
     >>> model, x = nn.Dense(4), jnp.ones((2, 8))
     >>> params = posterior.init(jax.random.key(0), model.init(jax.random.key(0), x))
