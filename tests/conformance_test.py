@@ -205,13 +205,24 @@ def _history(name):
   return js.testing.train(_ROWS[name].make_tx, prepare=_ROWS[name].prepare)
 
 
-def _as_parameter(name):
-  # Rows that repeat what another row checks, with other arguments.
-  return pytest.param(name, marks=pytest.mark.long if _ROWS[name].variant else [])
+# For the checks that take longest: one row of each kind of rule. The others are for `--all`.
+_KINDS = ('static', 'iss_p', 'rigl', 'dsl', 'sr_ste', 'ssvi')
 
 
-@pytest.fixture(params=[_as_parameter(name) for name in _ROWS])
+def _as_parameter(name, is_long):
+  return pytest.param(name, marks=pytest.mark.long if is_long else [])
+
+
+# Variants repeat what another row checks, with other arguments.
+@pytest.fixture(
+  params=[_as_parameter(name, row.variant) for name, row in _ROWS.items()]
+)
 def name(request):
+  return request.param
+
+
+@pytest.fixture(params=[_as_parameter(name, name not in _KINDS) for name in _ROWS])
+def kind(request):
   return request.param
 
 
@@ -271,8 +282,8 @@ def test_checkpoint(history):
 
 
 @pytest.mark.parametrize('batch_step', [False, True])
-def test_vmap_over_seeds(history, batch_step):
-  js.testing.check_vmap(history, batch_step=batch_step)
+def test_vmap_over_seeds(kind, batch_step):
+  js.testing.check_vmap(_history(kind), batch_step=batch_step)
 
 
 def test_bfloat16(history):
@@ -286,9 +297,9 @@ def test_float32_stays(history):
   assert before == after
 
 
-def test_containers(row, history):
-  if row.any_tree:
-    js.testing.check_containers(history)
+def test_containers(kind):
+  if _ROWS[kind].any_tree:
+    js.testing.check_containers(_history(kind))
 
 
 def test_masked_node(row, history):
@@ -301,13 +312,16 @@ def test_odd_trees(row, history):
     js.testing.check_odd_trees(history)
 
 
-@pytest.mark.parametrize('num_devices', [2, 8])
-def test_replicas(history, num_devices):
-  js.testing.check_replicas(history, num_devices=num_devices)
+def test_replicas(history):
+  js.testing.check_replicas(history, num_devices=8)
 
 
-def test_sharded_params(history):
-  js.testing.check_sharded(history)
+def test_fewer_replicas(kind):
+  js.testing.check_replicas(_history(kind), num_devices=2)
+
+
+def test_sharded_params(kind):
+  js.testing.check_sharded(_history(kind))
 
 
 def _by_kind(params):
@@ -343,7 +357,13 @@ _OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize('optimizer', _OPTIMIZERS)
+# What differs from one of the others in the arithmetic of a single weight alone.
+_ALIKE = ('nesterov', 'amsgrad', 'rmsprop', 'adagrad', 'novograd', 'adafactor')
+
+
+@pytest.mark.parametrize(
+  'optimizer', [_as_parameter(n, n in _ALIKE) for n in _OPTIMIZERS]
+)
 def test_rigl_with_every_optimizer(optimizer):
   inner = _OPTIMIZERS[optimizer]()
   history = js.testing.train(_rigl, inner=inner, steps=6)

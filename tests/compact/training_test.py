@@ -77,7 +77,8 @@ def _steppers(tx, compact_tx):
   'inner', [_clipped_adam, pytest.param(_decayed, marks=pytest.mark.long)]
 )
 @pytest.mark.parametrize(
-  'name', ['static', pytest.param('set', marks=pytest.mark.long), 'rigl']
+  'name',
+  [*(pytest.param(n, marks=pytest.mark.long) for n in ('static', 'set')), 'rigl'],
 )
 def test_masked_and_compact_take_the_same_steps(name, inner):
   tx = _transform(name, inner())

@@ -208,6 +208,7 @@ def test_the_loss_of_a_posterior_is_its_negative_elbo():
   assert metrics['kl'] > 0
 
 
+@pytest.mark.long
 def test_corruptions_keep_shape_and_grow_with_severity():
   images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), np.uint8)
   images = np.asarray(

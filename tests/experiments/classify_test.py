@@ -220,7 +220,9 @@ def test_several_sparsities_become_a_curve_and_options_may_be_new(job, tmp_path)
   assert 'Step times over that of dense' in report
 
 
-@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+  'number', [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_a_killed_run_goes_on_bit_for_bit(job, whole, tmp_path, number):
   workdir = tmp_path / 'run'
   config, environment = job
@@ -546,6 +548,7 @@ def test_a_path_that_leads_nowhere_is_said(mine, path, error, message):
     _settings.transform_of({'name': 'm', 'transform': path})
 
 
+@pytest.mark.long
 def test_a_network_can_be_pruned_at_init_by_a_criterion_that_needs_a_batch(
   job, tmp_path
 ):

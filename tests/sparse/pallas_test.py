@@ -71,7 +71,7 @@ def compare(array, batch):
     (dict(shape=(64, 48), density=0.5, depth=16, block=16, dtype=jnp.bfloat16), 129),
     # Slices of one input, sizes that are no powers of two, rows longer than a chunk.
     (dict(shape=(70, 24), density=0.9, block=12), 7),
-    (dict(shape=(33, 9), density=1.0), 1),
+    pytest.param(dict(shape=(33, 9), density=1.0), 1, marks=pytest.mark.long),
     (dict(shape=(32, 24), density=0.5, nm=(2, 4)), 7),
   ],
 )
