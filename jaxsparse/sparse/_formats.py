@@ -178,10 +178,12 @@ def choose_format(
     >>> js.sparse.choose_format((512, 512), 0.01).input_tiles
     1
   """
-  # Measured: a tile pays while a row has about six weights in it.
+  # Measured: a tile of inputs pays while a row has about six weights in it; one of
+  # outputs, whose rows are asked for ahead, may be the larger the emptier it is.
   if block > 1 or density < 0.035:
     return Format(shape, in_axes, block)
-  return Format(shape, in_axes, block, 128, 128 if density > 0.065 else 256)
+  outputs = 128 if density > 0.3 else 256 if density > 0.15 else 512
+  return Format(shape, in_axes, block, 128, outputs)
 
 
 def format_of(

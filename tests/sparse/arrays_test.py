@@ -88,11 +88,9 @@ def test_indices_are_as_narrow_as_they_can_be():
 
 
 def test_tiles_follow_the_density():
-  tiles = [
-    js.sparse.choose_format((512, 512), d).input_tiles for d in (0.2, 0.05, 0.01)
-  ]
-  assert tiles == [4, 4, 1]
-  assert js.sparse.choose_format((512, 512), 0.05).row_tiles == 2
+  formats = [js.sparse.choose_format((512, 512), d) for d in (0.5, 0.2, 0.05, 0.01)]
+  assert [f.input_tiles for f in formats] == [4, 4, 4, 1]
+  assert [f.row_tiles for f in formats] == [4, 2, 1, 1]
   assert js.sparse.choose_format((512, 512), 0.2, block=4).input_tiles == 1
 
 
