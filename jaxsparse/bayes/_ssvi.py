@@ -54,6 +54,8 @@ def ssvi_rule(family: _family.Family, alternation: Alternation) -> core.MaskRule
 
   def held_start(values, patterns, key):
     # A start without dense weights, see `js.compact.init`.
+    if isinstance(values, _posterior.Gaussian):
+      raise ValueError('make_params: makes a Gaussian; wanted the params of the model.')
     mu = _held.dense_structs(values, patterns)
     nodes = dict(zip(core.named_leaves(mu)[0], _held.nodes(patterns), strict=True))
     pruned = budget.pruned(mu).items()

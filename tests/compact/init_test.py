@@ -185,6 +185,13 @@ def test_a_posterior_starts_as_a_dense_one_would():
   close(posterior.kl(given[1], patterns), posterior.kl(params, masks))
 
 
+def test_a_posterior_makes_its_own_gaussians():
+  posterior, tx = _posterior()
+  tree = {'kernel': jnp.ones((8, 8))}
+  with pytest.raises(ValueError, match='make_params: makes a Gaussian'):
+    js.compact.init(tx, lambda: posterior.init(jax.random.key(0), tree), seed=0)
+
+
 def test_a_posterior_that_memory_could_not_hold_trains():
   size = 46000
   model, x = nn.Dense(size, use_bias=False), jnp.ones((16, size))
