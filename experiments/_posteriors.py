@@ -95,8 +95,8 @@ def settings(config, spec) -> types.SimpleNamespace:
   changed = copy.deepcopy(config)
   changed.handler = handler(config)
   if _execution.may_be_compact(config, spec):
-    noisy = js.bayes.noisy_handler if changed.handler else lambda handler: handler
-    changed.handler = noisy(js.compact.handler())
+    held = js.compact.handler()
+    changed.handler = js.bayes.noisy_handler(held) if changed.handler else held
   for key, value in spec.get('settings', {}).items():
     if key == 'dropout':
       changed.model['options'] = {**changed.model['options'], 'dropout': value}

@@ -23,7 +23,7 @@ export PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}"
 # a process and not for others. Kept on the heap, they cost nothing; the heap stays as
 # large as it once was. One heap for all threads, because those of XLA's own threads hold
 # 64 MB at most, and are given back when they are empty; of huge pages where the kernel
-# offers them, which makes steps up to 8 % faster. (Not glibc: no effect.)
+# offers them, which makes most steps some per cent faster. (Not glibc: no effect.)
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 export MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-1}"
 export MALLOC_MMAP_MAX_="${MALLOC_MMAP_MAX_:-0}"

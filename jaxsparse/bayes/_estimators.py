@@ -179,6 +179,9 @@ def noisy_handler(handler: Callable) -> Callable:
     A handler for `js.layers.bind`, which treats what stays dense between sparse layers
     as `handler` does.
 
+  Raises:
+    ValueError: a `handler` that is no function.
+
   Example:
     >>> import flax.linen as nn, jax, jax.numpy as jnp, jaxsparse as js, optax
     >>> posterior = js.bayes.ssvi(0.75, seed=0, when=js.schedules.every(100))
@@ -191,6 +194,8 @@ def noisy_handler(handler: Callable) -> Callable:
     >>> run(posterior.sample(params, patterns, jax.random.key(1)), x).shape
     (2, 4)
   """
+  if not callable(handler):
+    raise ValueError(f'handler={handler!r}: wanted one like js.compact.handler().')
   run: Any = functools.partial(noisy_product, handler=handler)
   for name in ('array', 'add_bias'):
     if hasattr(handler, name):

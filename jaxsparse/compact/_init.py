@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse import core, masks, rules, sparse
-from jaxsparse.compact import _convert, _elementwise, _state, _update, _values
+from jaxsparse.compact import (
+  _convert,
+  _elementwise,
+  _readiness,
+  _state,
+  _update,
+  _values,
+)
 from jaxsparse.core import bits
 
 # Places and values of a leaf are drawn by different keys.
@@ -101,6 +108,7 @@ def init(
       'tx: budgets that move from leaf to leaf; wanted one that keeps its count in each'
       ' (scope="layer"), or js.init and js.compact.convert.'
     )
+  _readiness.check(parts, 0)
   shapes = jax.eval_shape(make_params)
   names, flat, treedef = core.named_leaves(shapes)
   leaves = parts.rule.budget.pruned(shapes)

@@ -37,8 +37,8 @@ def normal(
 
   A number depends on the key and on its flat index alone, so that nobody has to draw a
   dense array for a few of its places. The kernel has the bits of jax, and an inverse
-  that is closer to the truth (3e-7) than that of XLA (6e-6); with AVX-512 it takes a
-  quarter of the time. Without vector instructions it would be slower, and is not used.
+  that is closer to the truth (3e-7) than that of XLA (6e-6); with AVX-512 a whole
+  step of dense VI takes two thirds of its time (benchmarks/compact_bayes_step.py). Without vector instructions it would be slower, and is not used.
 
   Args:
     key: typed key for which `can_index` is True.

@@ -55,18 +55,11 @@ def flat_indices(pattern: _patterns.Pattern) -> jax.Array:
     [0, 4, 8]
   """
   fmt, stack = pattern.format, pattern.stack
-  kernel = fmt.nm is None and not stack
-  if kernel and native.available() and native.stays_whole():
-    call = jax.ffi.ffi_call(
-      'jaxsparse_flat_indices',
-      jax.ShapeDtypeStruct((pattern.capacity * fmt.block,), jnp.uint32),
-      vmap_method='broadcast_all',
-    )
-    sizes = np.asarray((fmt.rows, fmt.outputs, fmt.block), np.int64)
-    rows, outputs, block = sizes
-    return call(pattern.starts, pattern.inputs, rows=rows, outputs=outputs, block=block)
+  has_kernel = fmt.nm is None and native.available() and native.stays_whole()
 
   def one(pattern, start):
+    if has_kernel:
+      return start + _by_kernel(pattern)
     inputs, outputs, _ = _patterns.places(pattern)
     flat = inputs.astype(jnp.uint32) * np.uint32(fmt.outputs)
     return start + flat + outputs.astype(jnp.uint32)
@@ -77,3 +70,15 @@ def flat_indices(pattern: _patterns.Pattern) -> jax.Array:
   size = np.uint32(fmt.inputs * fmt.outputs % 2**32)
   starts = lax.iota(jnp.uint32, math.prod(stack)).reshape(stack) * size
   return one(pattern, starts)
+
+
+def _by_kernel(pattern):
+  fmt = pattern.format
+  call = jax.ffi.ffi_call(
+    'jaxsparse_flat_indices',
+    jax.ShapeDtypeStruct((pattern.capacity * fmt.block,), jnp.uint32),
+    # The kernel takes leading axes, so under vmap nothing is looped over.
+    vmap_method='broadcast_all',
+  )
+  rows, outputs, block = np.asarray((fmt.rows, fmt.outputs, fmt.block), np.int64)
+  return call(pattern.starts, pattern.inputs, rows=rows, outputs=outputs, block=block)

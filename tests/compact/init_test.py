@@ -186,6 +186,8 @@ def test_a_posterior_starts_as_a_dense_one_would():
 
 
 def test_a_posterior_makes_its_own_gaussians():
+  with pytest.raises(ValueError, match='handler=None: wanted one like js.compact'):
+    js.bayes.noisy_handler(None)
   posterior, tx = _posterior()
   tree = {'kernel': jnp.ones((8, 8))}
   with pytest.raises(ValueError, match='make_params: makes a Gaussian'):
@@ -248,6 +250,7 @@ def test_an_nnx_model_starts_without_its_kernels():
       'kernel: the units',
     ),
     (_posterior(scope='global')[1], 'from leaf to leaf'),
+    (_posterior(growth=lambda e: e.params[0])[1], 'grows by a criterion of its own'),
     (
       js.bayes.optimizer(_posterior()[0], optax.adafactor(1.0), optax.sgd(1.0)),
       'reads a shape',

@@ -9,8 +9,7 @@ namespace {
 
 // starts (..., segments + 1), inputs (..., capacity); result (..., capacity * block).
 ffi::Error FlatIndices(int64_t rows, int64_t outputs, int64_t block, Ints starts,
-                       ffi::AnyBuffer inputs,
-                       ffi::ResultBuffer<ffi::U32> result) {
+                       ffi::AnyBuffer inputs, ffi::ResultBuffer<ffi::U32> result) {
   const bool wide = inputs.element_type() == ffi::S32;
   if (starts.dimensions().size() < 1 || inputs.dimensions().size() < 1 || rows < 1 ||
       block < 1 || (!wide && inputs.element_type() != ffi::U16)) {
@@ -18,8 +17,9 @@ ffi::Error FlatIndices(int64_t rows, int64_t outputs, int64_t block, Ints starts
   }
   const int64_t segments = starts.dimensions().back() - 1;
   const int64_t capacity = inputs.dimensions().back();
-  const int64_t layers = capacity ? inputs.element_count() / capacity : 0;
-  if (layers * (segments + 1) != static_cast<int64_t>(starts.element_count()) * !!layers ||
+  if (capacity == 0) return ffi::Error::Success();
+  const int64_t layers = inputs.element_count() / capacity;
+  if (layers * (segments + 1) != static_cast<int64_t>(starts.element_count()) ||
       layers * capacity * block != static_cast<int64_t>(result->element_count())) {
     return refuse("starts, inputs and indices differ in shape.");
   }
